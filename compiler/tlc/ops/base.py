@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator's file must say, and the arithmetic that they share.
+
+To add an operator, add one file with one :class:`Operator` subclass and list it in ``ops/__init__.py``. The file holds
+the shape rule, the constraints, the float form (TensorFlow), the int8 reference (NumPy), the cost, and the C call.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc.errors import UnsupportedOperator
+from tlc.graph import Graph, Node, Quant, Shape, Tensor
+
+__all__ = [
+    "Activation",
+    "Address",
+    "Bias",
+    "Call",
+    "Operator",
+    "Rows",
+    "Rule",
+    "Scratch",
+    "Table",
+    "activation_range",
+    "apply_activation",
+    "broadcast_shape",
+    "quantize_multiplier",
+    "quantize_multipliers",
+    "requantize",
+]
+
+Array = NDArray[Any]
+Rule = Callable[[Graph, Node], str | None]
+"""A constraint: its docstring is the rule, it returns None where the rule holds, else the value that broke it."""
+
+
+class Activation(Enum):
+    """The clamp fused into an operator's output."""
+
+    NONE = "none"
+    RELU = "relu"
+    RELU6 = "relu6"
+    RELU_N1_TO_1 = "relu_n1_to_1"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest real value."""
+        infinity = float("inf")
+        return {
+            Activation.NONE: (-infinity, infinity),
+            Activation.RELU: (0.0, infinity),
+            Activation.RELU6: (0.0, 6.0),
+            Activation.RELU_N1_TO_1: (-1.0, 1.0),
+        }[self]
+
+
+# What a C call is made of. Codegen turns each into an expression of the generated function.
+
+
+@dataclass(frozen=True)
+class Address:
+    """The int8 values of a tensor: in the arena, or a constant in flash."""
+
+    tensor: str
+    is_output: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A weight tensor as a stream of rows, one an output channel: raw, entropy-packed, or learned (in the state)."""
+
+    tensor: str
+    values: Array  # (rows, row_bytes) int8, in the order the kernel takes them
+
+
+@dataclass(frozen=True)
+class Bias:
+    """int32 biases with the input's zero point folded in: b − zp_in · Σ w; in the state where they learn."""
+
+    tensor: str | None  # None: the layer has no bias, and never learns one
+    values: Array  # (rows,) int32
+
+
+@dataclass(frozen=True)
+class Table:
+    """A constant array in flash, named ``<layer>_<suffix>``."""
+
+    suffix: str
+    values: Array
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Bytes of the arena that live for this call only."""
+
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """``function(&(struct){fields}, args...)``. Values of ``fields`` are numbers or :class:`Table`."""
+
+    function: str
+    struct: str
+    fields: dict[str, int | float | Table]
+    args: tuple[Address | Rows | Bias | Table | Scratch, ...] = field(default=())
+
+
+class Operator(ABC):
+    """One operator: stateless, one instance in ``tlc.ops.REGISTRY``."""
+
+    name: ClassVar[str]
+    Attrs: ClassVar[type]
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """What must hold for it to run on the device."""
+    same_quant: ClassVar[bool] = False
+    """Output values are input values (max-pool, reshape, ...): quantization must be the same on both sides."""
+    alias: ClassVar[bool] = False
+    """The output is the input's bytes: nothing is computed (reshape)."""
+    in_place: ClassVar[bool] = False
+    """The output may overwrite the first input of the same size."""
+
+    @abstractmethod
+    def infer(self, graph: Graph, node: Node) -> Shape:
+        """The output's shape, batch axis included."""
+
+    @abstractmethod
+    def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
+        """The float form on TensorFlow tensors, constants included; any number of samples on the leading axis."""
+
+    @abstractmethod
+    def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
+        """The arithmetic contract. ``inputs`` in the node's order, constants included; the leading axis of activations
+        may hold many samples."""
+
+    @abstractmethod
+    def call(self, graph: Graph, node: Node) -> Call | None:
+        """The C call on the integer graph; None where nothing is computed."""
+
+    def macs(self, graph: Graph, node: Node) -> int:
+        """Multiply-accumulates of one inference."""
+        return 0
+
+    def weight_axis(self, node: Node) -> int | None:
+        """The output channel's axis in ``inputs[1]`` where that is a weight tensor quantized per channel."""
+        return None
+
+    def output_quant(self, inputs: Sequence[Quant]) -> Quant | None:
+        """The output's quantization where the operator prescribes it (softmax); None: calibrated."""
+        return None
+
+    def check(self, graph: Graph, node: Node) -> None:
+        """Raises :class:`~tlc.errors.UnsupportedOperator` for the first rule that does not hold."""
+        for rule in self.rules:
+            broken = rule(graph, node)
+            if broken is not None:
+                text = " ".join((rule.__doc__ or rule.__name__).split()).rstrip(".")
+                raise UnsupportedOperator(f"{text}, but {broken}", where=f"{node.op} '{node.name}'")
+
+
+# ---- shared arithmetic: LiteRT's fixed-point requantization, double rounding ----------------------------------------
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """A positive real as ``multiplier · 2^(shift − 31)`` with multiplier in [2^30, 2^31).
+
+    Source: LiteRT 8-bit specification; the extremes as TFLM does: below 2^−32 gives 0, above 2^30 saturates.
+    """
+    if real == 0.0:
+        return 0, 0
+    mantissa, shift = np.frexp(real)
+    multiplier = int(np.floor(mantissa * 2.0**31 + 0.5))
+    if multiplier == 1 << 31:
+        multiplier //= 2
+        shift += 1
+    if shift < -31:
+        return 0, 0
+    if shift > 30:
+        return (1 << 31) - 1, 30
+    return multiplier, int(shift)
+
+
+def quantize_multipliers(reals: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+    """:func:`quantize_multiplier` for each channel: multipliers and shifts of shape (channels,)."""
+    pairs = [quantize_multiplier(float(real)) for real in np.atleast_1d(reals)]
+    return np.array([m for m, _ in pairs], np.int32), np.array([s for _, s in pairs], np.int8)
+
+
+def saturating_rounding_doubling_high_mul(a: Array, b: Array | int) -> Array:
+    """round(a · b / 2^31), ties away from zero for positive and toward zero for negative products, as gemmlowp has it."""
+    product = a.astype(np.int64) * np.asarray(b, np.int64)
+    nudge = np.where(product >= 0, 1 << 30, 1 - (1 << 30))
+    total = product + nudge
+    high = np.where(total >= 0, total >> 31, -((-total) >> 31))  # C's division truncates toward zero
+    return np.clip(high, -(1 << 31), (1 << 31) - 1)
+
+
+def rounding_divide_by_pot(x: Array, exponent: Array | int) -> Array:
+    """x / 2^exponent, ties away from zero."""
+    exponent = np.asarray(exponent, np.int64)
+    mask = (np.int64(1) << exponent) - 1
+    remainder = x & mask
+    threshold = (mask >> 1) + (x < 0)
+    return (x >> exponent) + (remainder > threshold)
+
+
+def requantize(acc: Array, multiplier: Array | int, shift: Array | int) -> Array:
+    """``MultiplyByQuantizedMultiplier`` with double rounding: int32 accumulators times a real, as int64.
+
+    ``multiplier`` and ``shift`` broadcast against ``acc`` (the channel is its last axis).
+    """
+    shift = np.asarray(shift, np.int64)
+    left = np.maximum(shift, 0)
+    widened = acc.astype(np.int64) << left
+    wrapped = (widened + (1 << 31)) % (1 << 32) - (1 << 31)  # the shift is 32-bit in C
+    return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(wrapped, multiplier), np.maximum(-shift, 0))
+
+
+def activation_range(activation: Activation, quant: Quant) -> tuple[int, int]:
+    """The int8 values between which an output is clamped."""
+    low, high = activation.bounds
+    least, most = -128, 127
+    scale = np.float32(quant.s)
+    if np.isfinite(low):
+        least = max(least, quant.zero_point + round_half_away(np.float32(low) / scale))
+    if np.isfinite(high):
+        most = min(most, quant.zero_point + round_half_away(np.float32(high) / scale))
+    return least, max(least, most)
+
+
+def round_half_away(x: np.floating[Any] | float) -> int:
+    """C's ``round``."""
+    return int(np.floor(abs(float(x)) + 0.5)) * (1 if x >= 0 else -1)
+
+
+def apply_activation(activation: Activation, value: Any) -> Any:
+    """The clamp on a TensorFlow tensor."""
+    import tensorflow as tf
+
+    low, high = activation.bounds
+    if np.isfinite(low) and np.isfinite(high):
+        return tf.clip_by_value(value, low, high)
+    return tf.nn.relu(value) if np.isfinite(low) else value
+
+
+def broadcast_shape(a: Tensor, b: Tensor) -> Shape:
+    """NumPy's broadcast of two shapes."""
+    return tuple(int(n) for n in np.broadcast_shapes(a.shape, b.shape))

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * model.h: a compiled model and one instance of it. The generated code defines one constant
+ * `tlc_model_t`; a `tlc_ctx_t` is an instance, over memory that the caller provides.
+ */
+#ifndef TLC_MODEL_H
+#define TLC_MODEL_H
+
+#include <stdint.h>
+
+#include "tlc/status.h"
+
+#define TLC_MAX_RANK 5
+#define TLC_HASH_BYTES 32
+
+typedef enum {
+    TLC_F32 = 0,
+    TLC_S8 = 1,
+    TLC_S32 = 2,
+} tlc_dtype_t;
+
+/* A tensor at the edge of the device segment. real = scale * (q - zero_point). */
+typedef struct {
+    const char *name;
+    uint32_t offset;   /* bytes from the start of the arena */
+    uint32_t elements; /* without the batch axis, which is 1 */
+    float scale;
+    int32_t zero_point;
+    uint32_t shape[TLC_MAX_RANK];
+    uint8_t rank;
+    uint8_t dtype; /* tlc_dtype_t */
+} tlc_tensor_t;
+
+/* A tensor that learns; it lives in the state block. */
+typedef struct {
+    const char *name;
+    uint32_t offset;   /* bytes from the start of the state */
+    uint32_t elements; /* of `dtype` */
+    uint8_t dtype;     /* TLC_S8: weights, TLC_S32: biases (true ones: the zero point is not folded in) */
+} tlc_param_t;
+
+/* What one optimizer step is told. */
+typedef struct {
+    float learning_rate;
+    uint32_t step; /* counts from 1; seeds the stochastic rounding together with `seed` */
+    uint32_t seed;
+} tlc_step_t;
+
+typedef struct tlc_ctx tlc_ctx_t;
+
+typedef struct tlc_model {
+    const char *name;
+    uint8_t bundle_hash[TLC_HASH_BYTES];
+    uint32_t arena_bytes; /* activations, gradients and scratch; contents do not outlive a call pair */
+    uint32_t state_bytes; /* learned tensors and gradient accumulators; 0 for a frozen model */
+    uint32_t param_bytes; /* the leading part of the state that `params` describe */
+    uint16_t layer_count;
+    uint8_t input_count;
+    uint8_t output_count;
+    uint8_t param_count;
+    const char *const *layer_names; /* (layer_count) */
+    const tlc_tensor_t *inputs;     /* (input_count) */
+    const tlc_tensor_t *outputs;    /* (output_count); outputs[0] is the smashed tensor of a split model */
+    const tlc_tensor_t *gradient;   /* float32, d loss / d outputs[0] as reals; NULL for a frozen model */
+    const tlc_param_t *params;      /* (param_count) */
+    void (*init)(tlc_ctx_t *ctx);   /* state <- the values in flash */
+    TLC_MUST_CHECK tlc_status_t (*forward)(tlc_ctx_t *ctx);
+    /* Adds this sample's gradient to the accumulators. Needs the arena as forward left it,
+     * and the gradient written at `gradient->offset`. NULL for a frozen model. */
+    TLC_MUST_CHECK tlc_status_t (*backward)(tlc_ctx_t *ctx);
+    /* Applies the accumulated gradient, divided by the samples in it, and clears it. */
+    TLC_MUST_CHECK tlc_status_t (*update)(tlc_ctx_t *ctx, const tlc_step_t *step);
+} tlc_model_t;
+
+struct tlc_ctx {
+    const tlc_model_t *model;
+    uint8_t *arena; /* (model->arena_bytes), 16-byte aligned */
+    uint8_t *state; /* (model->state_bytes), 16-byte aligned; NULL for a frozen model */
+    /* Called after each layer of forward with its index; NULL: none. For watchdogs and profiles. */
+    void (*on_layer)(void *arg, uint16_t layer);
+    void *on_layer_arg;
+    uint32_t samples;     /* gradients accumulated since the last update */
+    uint8_t has_forward;  /* the arena holds a forward pass that backward may use */
+};
+
+/* Binds an instance to its memory and loads the values from flash. */
+TLC_MUST_CHECK tlc_status_t tlc_ctx_init(tlc_ctx_t *ctx, const tlc_model_t *model, uint8_t *arena, uint8_t *state);
+
+#endif /* TLC_MODEL_H */

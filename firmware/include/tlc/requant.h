@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * requant.h: int32 accumulators to int8, LiteRT's fixed point with TFLM's default (double) rounding.
+ */
+#ifndef TLC_REQUANT_H
+#define TLC_REQUANT_H
+
+#include <stdint.h>
+
+/* round(a * b / 2^31), saturated: gemmlowp's SaturatingRoundingDoublingHighMul. */
+static inline int32_t tlc_high_mul(int32_t a, int32_t b) {
+    if (a == INT32_MIN && b == INT32_MIN) {
+        return INT32_MAX;
+    }
+    const int64_t product = (int64_t)a * b;
+    const int64_t nudge = product >= 0 ? (int64_t)1 << 30 : 1 - ((int64_t)1 << 30);
+    return (int32_t)((product + nudge) / ((int64_t)1 << 31));
+}
+
+/* x / 2^exponent, ties away from zero: gemmlowp's RoundingDivideByPOT; exponent in [0, 31]. */
+static inline int32_t tlc_divide_by_pot(int32_t x, int exponent) {
+    const int32_t mask = (int32_t)(((uint32_t)1 << exponent) - 1u);
+    const int32_t remainder = x & mask;
+    const int32_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
+    return (x >> exponent) + (remainder > threshold ? 1 : 0);
+}
+
+/* x * mult * 2^(shift - 31). */
+static inline int32_t tlc_requant(int32_t x, int32_t mult, int shift) {
+    const int left = shift > 0 ? shift : 0;
+    const int right = shift > 0 ? 0 : -shift;
+    return tlc_divide_by_pot(tlc_high_mul((int32_t)((uint32_t)x << left), mult), right);
+}
+
+static inline int8_t tlc_clamp_s8(int32_t x, int32_t low, int32_t high) {
+    return (int8_t)(x < low ? low : x > high ? high : x);
+}
+
+#endif /* TLC_REQUANT_H */

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * rows.h: a weight tensor as a stream of rows, one an output channel. Raw weights are read where they lie;
+ * entropy-packed ones are decoded a row at a time into a small scratch, never a whole tensor.
+ */
+#ifndef TLC_ROWS_H
+#define TLC_ROWS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct tlc_huffman tlc_huffman_t; /* the code of one packed tensor: tlc/huffman.h */
+
+typedef struct {
+    const uint8_t *next;       /* raw: the next row; packed: the next byte of the bit stream */
+    uint32_t row_bytes;        /* weights in a row */
+    const tlc_huffman_t *code; /* NULL: raw */
+    int8_t *row;               /* packed: (row_bytes) scratch */
+    uint32_t bits;             /* packed: bits read ahead, left-aligned */
+    uint32_t bit_count;        /* packed: how many */
+} tlc_rows_t;
+
+static inline tlc_rows_t tlc_rows_raw(const int8_t *weights, uint32_t row_bytes) {
+    return (tlc_rows_t){.next = (const uint8_t *)weights, .row_bytes = row_bytes};
+}
+
+static inline tlc_rows_t tlc_rows_packed(const uint8_t *stream, uint32_t row_bytes, const tlc_huffman_t *code,
+                                         int8_t *scratch) {
+    return (tlc_rows_t){.next = stream, .row_bytes = row_bytes, .code = code, .row = scratch};
+}
+
+/* Decodes the next row of a packed tensor into `rows->row`. */
+void tlc_rows_decode(tlc_rows_t *rows);
+
+/* The next row; valid until the next call. */
+static inline const int8_t *tlc_rows_next(tlc_rows_t *rows) {
+    if (rows->code == NULL) {
+        const int8_t *row = (const int8_t *)rows->next;
+        rows->next += rows->row_bytes;
+        return row;
+    }
+    tlc_rows_decode(rows);
+    return rows->row;
+}
+
+#endif /* TLC_ROWS_H */
