@@ -20,11 +20,14 @@ from tlc.errors import UnsupportedOperator
 from tlc.graph import Graph, Node, Quant, Shape, Tensor
 
 __all__ = [
+    "Accumulator",
     "Activation",
     "Address",
     "Bias",
     "Call",
+    "Grad",
     "Operator",
+    "Param",
     "Rows",
     "Rule",
     "Scratch",
@@ -105,13 +108,35 @@ class Scratch:
 
 
 @dataclass(frozen=True)
+class Grad:
+    """The float32 gradient of the loss with respect to the reals of an activation."""
+
+    tensor: str
+    is_output: bool = False
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """The float32 gradient, summed over samples, of a learned tensor; in the state."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Param:
+    """The integers of a learned tensor, in the state."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
 class Call:
     """``function(&(struct){fields}, args...)``. Values of ``fields`` are numbers or :class:`Table`."""
 
     function: str
     struct: str
     fields: dict[str, int | float | Table]
-    args: tuple[Address | Rows | Bias | Table | Scratch, ...] = field(default=())
+    args: tuple[Address | Rows | Bias | Table | Scratch | Grad | Accumulator | Param, ...] = field(default=())
 
 
 class Operator(ABC):
@@ -144,6 +169,27 @@ class Operator(ABC):
     @abstractmethod
     def call(self, graph: Graph, node: Node) -> Call | None:
         """The C call on the integer graph; None where nothing is computed."""
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        """The C calls of the backward pass, in order; None where the operator has no gradient.
+
+        They read ``Grad(output)`` and what of the forward pass they name by :class:`Address`, and write the gradient of
+        each input whose index is in ``wanted``: :class:`Grad` for an activation (set, or added to where its index is in
+        ``adding``), :class:`Accumulator` for a learned constant (always added to).
+        """
+        return None
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        """The backward contract on one sample: float32 gradients of the wanted inputs, in the C kernel's summation order.
+
+        Args:
+            inputs: the integers of the forward pass, constants included.
+            output: the integers it gave.
+            dy: float32, the gradient with respect to the reals of the output.
+        """
+        raise NotImplementedError(f"{self.name} has no gradient")
 
     def macs(self, graph: Graph, node: Node) -> int:
         """Multiply-accumulates of one inference."""

@@ -52,7 +52,7 @@ typedef struct tlc_model {
     const char *name;
     uint8_t bundle_hash[TLC_HASH_BYTES];
     uint32_t arena_bytes; /* activations, gradients and scratch; contents do not outlive a call pair */
-    uint32_t state_bytes; /* learned tensors and gradient accumulators; 0 for a frozen model */
+    uint32_t state_bytes; /* learned tensors, what is derived from them, accumulators; 0 for a frozen model */
     uint32_t param_bytes; /* the leading part of the state that `params` describe */
     uint16_t layer_count;
     uint8_t input_count;
@@ -63,7 +63,9 @@ typedef struct tlc_model {
     const tlc_tensor_t *outputs;    /* (output_count); outputs[0] is the smashed tensor of a split model */
     const tlc_tensor_t *gradient;   /* float32, d loss / d outputs[0] as reals; NULL for a frozen model */
     const tlc_param_t *params;      /* (param_count) */
-    void (*init)(tlc_ctx_t *ctx);   /* state <- the values in flash */
+    void (*init)(tlc_ctx_t *ctx);   /* state <- the values in flash; NULL for a frozen model */
+    /* Recomputes what is derived from the learned tensors; call it after writing to them. NULL for a frozen model. */
+    void (*refresh)(tlc_ctx_t *ctx);
     TLC_MUST_CHECK tlc_status_t (*forward)(tlc_ctx_t *ctx);
     /* Adds this sample's gradient to the accumulators. Needs the arena as forward left it,
      * and the gradient written at `gradient->offset`. NULL for a frozen model. */

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The integer graph → C calls in order, with the life of every buffer, placed in one arena.
+
+Step numbers run through the forward pass and then the backward pass, so a value that the backward pass reads stays
+alive between them, and everything else dies where it is read last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tlc.errors import ModelError
+from tlc.graph import Graph, Node
+from tlc.ops import REGISTRY
+from tlc.ops.base import Address, Call, Grad, Rows, Scratch
+from tlc.passes.backward import Plan
+from tlc.passes.memory import place
+from tlc.program import Buffer, Learned, Program, Step, align
+
+__all__ = ["gradient_name", "schedule", "scratch_name"]
+
+
+def gradient_name(tensor: str) -> str:
+    """The buffer of an activation's gradient."""
+    return f"d({tensor})"
+
+
+def scratch_name(step: str) -> str:
+    """The buffer of a step's scratch."""
+    return f"scratch({step})"
+
+
+def schedule(graph: Graph, plan: Plan | None = None, packed: Mapping[str, int] | None = None) -> Program:
+    """A program for an integer graph.
+
+    Args:
+        graph: integer, device side only.
+        plan: what learns, and the backward pass; None: nothing learns.
+        packed: per entropy-packed weight tensor, the bytes of a row (the decoder's scratch).
+    """
+    forward = [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
+    backward = []
+    if plan:
+        for index, (node, call) in enumerate(plan.calls):
+            backward.append(Step(f"g{index:02}_{_identifier(call.function)}", node, call, 0))
+    program = Program(graph, forward, backward)
+    _lay_out_state(program, plan)
+    _find_lives(program, packed or {})
+    program.arena_bytes = place(program.buffers.values())
+    return program
+
+
+def _step(graph: Graph, node: Node, index: int) -> Step:
+    operator = REGISTRY[node.op]
+    return Step(f"l{index:02}_{_identifier(node.op)}", node, operator.call(graph, node), operator.macs(graph, node))
+
+
+def _identifier(text: str) -> str:
+    return re.sub(r"^tlc_|_(s8|f32)$", "", re.sub(r"[^0-9a-zA-Z]+", "_", text))
+
+
+def _lay_out_state(program: Program, plan: Plan | None) -> None:
+    """State = learned tensors (what the host may read and write), then folded biases, then accumulators."""
+    if plan is None:
+        return
+    graph = program.graph
+    names = [name for name in plan.learned]
+    offset = 0
+    offsets: dict[str, int] = {}
+    for name in names:
+        offsets[name] = offset
+        offset = align(offset + graph[name].bytes, 4)
+    program.param_bytes = offset
+    folded: dict[str, int | None] = dict.fromkeys(names)
+    for node in graph.nodes:
+        if len(node.inputs) > 2 and (node.inputs[1] in offsets or node.inputs[2] in offsets):
+            bias = node.inputs[2]
+            if bias not in offsets:
+                raise ModelError(
+                    f"'{node.inputs[1]}' learns and its bias does not", where=f"{node.op} '{node.name}'"
+                )
+            folded[bias] = offset
+            offset = align(offset + graph[bias].bytes, 4)
+    for name in names:
+        program.learned.append(
+            Learned(
+                name,
+                "weight" if graph[name].dtype == "int8" else "bias",
+                plan.learned[name],
+                graph[name].elements,
+                offsets[name],
+                offset,
+                folded[name],
+            )
+        )
+        offset += 4 * graph[name].elements
+    program.state_bytes = align(offset)
+
+
+def _find_lives(program: Program, packed: Mapping[str, int]) -> None:
+    graph, buffers = program.graph, program.buffers
+    end = len(program.forward) + len(program.backward)
+    for name in graph.inputs:
+        buffers[name] = Buffer(name, graph[name].bytes, 0, 0)
+    for number, step in enumerate(program.forward):
+        for name in graph.activations(step.node):
+            _touch(buffers, name, number)
+        _add_output(program, step, number)
+        _add_scratch(program, step, number, packed)
+    for name in graph.outputs:
+        _touch(buffers, name, len(program.forward))
+    if program.backward:
+        top = gradient_name(graph.outputs[0])
+        # The host's gradient arrives between the passes: it must not lie on anything the backward pass still reads.
+        buffers[top] = Buffer(top, 4 * graph[graph.outputs[0]].elements, len(program.forward), len(program.forward))
+    for number, step in enumerate(program.backward, len(program.forward)):
+        assert step.call is not None
+        for arg in step.call.args:
+            if isinstance(arg, Address) and arg.tensor in buffers:
+                _touch(buffers, arg.tensor, number)
+            if isinstance(arg, Grad):
+                name = gradient_name(arg.tensor)
+                if name not in buffers:
+                    buffers[name] = Buffer(name, 4 * graph[arg.tensor].elements, number, number)
+                _touch(buffers, name, number)
+        _add_scratch(program, step, number, packed)
+    assert all(buffer.last <= end for buffer in buffers.values())
+    _check_shares(program)
+
+
+def _touch(buffers: dict[str, Buffer], name: str, number: int) -> None:
+    """A use at a step lengthens the life of the buffer that owns the bytes."""
+    buffer = buffers[name]
+    buffer.last = max(buffer.last, number)
+    if buffer.shares:
+        _touch(buffers, buffer.shares, number)
+
+
+def _add_output(program: Program, step: Step, number: int) -> None:
+    graph, buffers = program.graph, program.buffers
+    operator, tensor = REGISTRY[step.node.op], graph[step.node.output]
+    buffer = Buffer(tensor.name, tensor.bytes, number, number)
+    if operator.alias and step.node.inputs[0] in buffers:
+        buffer.shares = step.node.inputs[0]
+    elif operator.in_place:
+        for name in graph.activations(step.node):
+            if buffers[name].bytes == buffer.bytes and _last_use(program, name) <= number:
+                buffer.shares = name
+                break
+    buffers[tensor.name] = buffer
+    if buffer.shares:
+        _touch(buffers, buffer.shares, number)
+
+
+def _last_use(program: Program, name: str) -> int:
+    """The last step that reads the bytes of a tensor, under whatever name."""
+    graph, buffers = program.graph, program.buffers
+    root = _root(buffers, name)
+    family = {other for other in buffers if _root(buffers, other) == root}
+    for node in graph.nodes:
+        if REGISTRY[node.op].alias and node.inputs[0] in family:
+            family.add(node.output)
+    uses = [0]
+    if family & set(graph.outputs):
+        uses.append(len(program.forward))
+    uses += [number for number, step in enumerate(program.forward) if family & set(step.node.inputs)]
+    for number, step in enumerate(program.backward, len(program.forward)):
+        assert step.call is not None
+        if any(isinstance(arg, Address) and arg.tensor in family for arg in step.call.args):
+            uses.append(number)
+    return max(uses)
+
+
+def _root(buffers: Mapping[str, Buffer], name: str) -> str:
+    shares = buffers[name].shares
+    return _root(buffers, shares) if shares else name
+
+
+def _add_scratch(program: Program, step: Step, number: int, packed: Mapping[str, int]) -> None:
+    call: Call | None = step.call
+    if call is None:
+        return
+    size = sum(align(arg.bytes) for arg in call.args if isinstance(arg, Scratch))
+    size += sum(align(packed.get(arg.tensor, 0)) for arg in call.args if isinstance(arg, Rows))
+    if size:
+        name = scratch_name(step.name)
+        program.buffers[name] = Buffer(name, size, number, number)
+
+
+def _check_shares(program: Program) -> None:
+    for buffer in program.buffers.values():
+        if buffer.shares:
+            assert program.buffers[buffer.shares].bytes == buffer.bytes, buffer

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model can be cut in two, and the cut itself.
+
+A cut is one tensor: everything it depends on runs on the device, the rest on the host. It is legal where nothing else
+crosses, every model input is on the device side, and every operator there is supported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlc.errors import ModelError, UnsupportedOperator, UsageError, nearest
+from tlc.graph import Graph, Node
+from tlc.ops import REGISTRY
+
+__all__ = ["Cut", "cut_named", "legal_cuts", "split"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A legal cut. ``tensor`` is None where the whole model runs on the device."""
+
+    tensor: str | None
+    file_name: str  # the tensor's name in the model file, or "none"
+    nodes: tuple[str, ...]  # the names of the device's nodes
+
+
+def unsupported(graph: Graph, node: Node) -> UnsupportedOperator | None:
+    """Why a node cannot run on the device; None where it can."""
+    operator = REGISTRY.get(node.op)
+    if operator is None:
+        return UnsupportedOperator("no such operator on the device", where=f"{node.op} '{node.name}'")
+    try:
+        operator.check(graph, node)
+    except UnsupportedOperator as error:
+        return error
+    return None
+
+
+def legal_cuts(graph: Graph) -> list[Cut]:
+    """Every legal cut in execution order; the uncut model, where it is supported throughout, comes last."""
+    bad = {node.name for node in graph.nodes if unsupported(graph, node)}
+    cuts = []
+    for node in graph.nodes:
+        tensor = graph[node.output]
+        if tensor.origin is None or tensor.name in graph.outputs or 0 in tensor.shape:
+            continue
+        device = _ancestors(graph, tensor.name)
+        if device & bad or not _crosses_alone(graph, tensor.name, device):
+            continue
+        cuts.append(Cut(tensor.name, tensor.origin.name, tuple(n.name for n in graph.nodes if n.name in device)))
+    if not bad:
+        cuts.append(Cut(None, "none", tuple(node.name for node in graph.nodes)))
+    return cuts
+
+
+def cut_named(graph: Graph, name: str) -> Cut:
+    """The cut that a user names by a tensor of the model file, or ``none``.
+
+    Raises:
+        UsageError: no such tensor, or no legal cut there.
+        UnsupportedOperator: an operator on the device side is not supported; names the deepest cut that avoids it.
+    """
+    cuts = legal_cuts(graph)
+    by_name = {cut.file_name: cut for cut in cuts} | {cut.tensor: cut for cut in cuts if cut.tensor}
+    if name in by_name:
+        return by_name[name]
+    whole = name == "none"
+    origins = {t.origin.name: t for t in graph.tensors.values() if t.origin and graph.producer(t.name)}
+    tensor = origins.get(name) or graph.tensors.get(name)
+    if not whole and (tensor is None or tensor.is_constant):
+        names = [cut.file_name for cut in cuts]
+        raise UsageError(f"no tensor '{name}' to cut at", where="--cut", remedy=nearest(name, names))
+    device = {n.name for n in graph.nodes} if whole or tensor is None else _ancestors(graph, tensor.name)
+    for node in graph.nodes:
+        if node.name in device and (error := unsupported(graph, node)):
+            deepest = next((cut.file_name for cut in reversed(cuts)), None)
+            remedy = f"the deepest cut that avoids it is --cut {deepest}" if deepest else "no cut avoids it"
+            raise UnsupportedOperator(error.rule, where=error.where, remedy=remedy)
+    assert tensor is not None
+    if tensor.name in graph.outputs:
+        raise UsageError(
+            f"'{name}' is an output of the model, nothing would be left for the host",
+            where="--cut",
+            remedy="use --cut none to run all of it on the device",
+        )
+    crossing = sorted(
+        other
+        for other in {n for node in graph.nodes if node.name not in device for n in node.inputs} | set(graph.outputs)
+        if other != tensor.name
+        and not graph[other].is_constant
+        and (other in graph.inputs or getattr(graph.producer(other), "name", None) in device)
+    )
+    raise UsageError(
+        f"a cut at '{name}' is not the only tensor between the halves: {', '.join(crossing) or 'an input'} crosses too",
+        where="--cut",
+        remedy=nearest(name, [cut.file_name for cut in cuts]),
+    )
+
+
+def split(graph: Graph, cut: Cut) -> tuple[Graph, Graph | None]:
+    """The device's graph, and the host's (None where nothing is left for it)."""
+    device = graph.copy()
+    if cut.tensor is None:
+        return device, None
+    names = set(cut.nodes)
+    host = graph.copy()
+    device.nodes = [node for node in device.nodes if node.name in names]
+    device.outputs = [cut.tensor]
+    device.prune()
+    host.nodes = [node for node in host.nodes if node.name not in names]
+    host.inputs = [cut.tensor]
+    host.prune()
+    return device, host
+
+
+def require_cuts(graph: Graph, cuts: list[Cut]) -> None:
+    """Raises for the first operator in the way where a model has no legal cut at all."""
+    if cuts:
+        return
+    for node in graph.nodes:
+        if error := unsupported(graph, node):
+            raise UnsupportedOperator(error.rule, where=error.where, remedy="no cut avoids it")
+    raise ModelError("the model has no operator to place on the device", where=graph.name)
+
+
+def _ancestors(graph: Graph, tensor: str) -> set[str]:
+    needed = {tensor}
+    nodes = set()
+    for node in reversed(graph.nodes):
+        if needed & set(node.outputs):
+            nodes.add(node.name)
+            needed.update(node.inputs)
+    return nodes
+
+
+def _crosses_alone(graph: Graph, tensor: str, device: set[str]) -> bool:
+    made = {name for node in graph.nodes if node.name in device for name in node.outputs}
+    read_by_host = {name for node in graph.nodes if node.name not in device for name in node.inputs}
+    crossing = {name for name in read_by_host | set(graph.outputs) if name in made or name in graph.inputs}
+    read_by_device = {name for node in graph.nodes if node.name in device for name in node.inputs}
+    return crossing == {tensor} and set(graph.inputs) <= read_by_device

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What codegen emits: C calls in order, and where in memory everything lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tlc.graph import Graph, Node
+from tlc.ops.base import Call
+
+__all__ = ["Buffer", "Learned", "Program", "Step"]
+
+ALIGN = 16
+
+
+@dataclass(frozen=True)
+class Step:
+    """One C call, or none (an alias) in the forward pass of a node."""
+
+    name: str  # a C identifier, unique in the program
+    node: Node
+    call: Call | None
+    macs: int
+
+
+@dataclass
+class Buffer:
+    """A piece of the arena with a life from step ``first`` to step ``last``, both included."""
+
+    name: str
+    bytes: int
+    first: int
+    last: int
+    offset: int = -1
+    shares: str | None = None  # lies where that buffer lies (an alias, or an operation in place)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A tensor that learns, and where in the state its parts lie (bytes)."""
+
+    tensor: str
+    kind: Literal["weight", "bias"]
+    node: str
+    elements: int
+    offset: int
+    accumulator: int
+    folded: int | None  # biases: with the input's zero point folded in, as kernels read them
+
+
+@dataclass
+class Program:
+    """A device graph ready for codegen."""
+
+    graph: Graph
+    forward: list[Step]
+    backward: list[Step] = field(default_factory=list)
+    learned: list[Learned] = field(default_factory=list)
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    arena_bytes: int = 0
+    state_bytes: int = 0
+    param_bytes: int = 0
+
+    def offset(self, name: str) -> int:
+        """Where in the arena a buffer lies."""
+        buffer = self.buffers[name]
+        return self.offset(buffer.shares) if buffer.shares else buffer.offset
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward pass."""
+        return sum(step.macs for step in self.forward)
+
+
+def align(size: int, to: int = ALIGN) -> int:
+    """The next multiple."""
+    return (size + to - 1) // to * to
