@@ -22,6 +22,8 @@ class Plan:
 
     learned: dict[str, str]
     calls: tuple[tuple[Node, Call], ...]
+    aliases: dict[str, str]
+    """Activations whose gradient is the same bytes as another's (through a reshape)."""
 
 
 def last_layer(graph: Graph) -> dict[str, str]:
@@ -47,12 +49,17 @@ def differentiate(graph: Graph, learned: dict[str, str]) -> Plan:
         if leads & set(node.inputs):
             leads.update(node.outputs)
     calls: list[tuple[Node, Call]] = []
+    aliases: dict[str, str] = {}
     has_gradient = set(graph.outputs) & leads
     for node in reversed(graph.nodes):
         if node.output not in has_gradient:
             continue
         wanted = frozenset(index for index, name in enumerate(node.inputs) if name in leads)
         adding = frozenset(index for index in wanted if node.inputs[index] in has_gradient)
+        if REGISTRY[node.op].alias and not adding:
+            aliases[node.inputs[0]] = node.output
+            has_gradient.add(node.inputs[0])
+            continue
         made = REGISTRY[node.op].backward(graph, node, wanted, adding) if wanted else []
         if made is None:
             raise UsageError(
@@ -62,4 +69,4 @@ def differentiate(graph: Graph, learned: dict[str, str]) -> Plan:
             )
         calls += [(node, call) for call in made]
         has_gradient.update(node.inputs[index] for index in wanted)
-    return Plan(learned, tuple(calls))
+    return Plan(learned, tuple(calls), aliases)

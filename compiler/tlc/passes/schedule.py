@@ -46,7 +46,7 @@ def schedule(graph: Graph, plan: Plan | None = None, packed: Mapping[str, int] |
             backward.append(Step(f"g{index:02}_{_identifier(call.function)}", node, call, 0))
     program = Program(graph, forward, backward)
     _lay_out_state(program, plan)
-    _find_lives(program, packed or {})
+    _find_lives(program, packed or {}, plan.aliases if plan else {})
     program.arena_bytes = place(program.buffers.values())
     return program
 
@@ -98,7 +98,7 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
     program.state_bytes = align(offset)
 
 
-def _find_lives(program: Program, packed: Mapping[str, int]) -> None:
+def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[str, str]) -> None:
     graph, buffers = program.graph, program.buffers
     end = len(program.forward) + len(program.backward)
     for name in graph.inputs:
@@ -120,13 +120,19 @@ def _find_lives(program: Program, packed: Mapping[str, int]) -> None:
             if isinstance(arg, Address) and arg.tensor in buffers:
                 _touch(buffers, arg.tensor, number)
             if isinstance(arg, Grad):
-                name = gradient_name(arg.tensor)
-                if name not in buffers:
-                    buffers[name] = Buffer(name, 4 * graph[arg.tensor].elements, number, number)
-                _touch(buffers, name, number)
+                _touch(buffers, _add_gradient(program, arg.tensor, number, aliases), number)
         _add_scratch(program, step, number, packed)
     assert all(buffer.last <= end for buffer in buffers.values())
     _check_shares(program)
+
+
+def _add_gradient(program: Program, tensor: str, number: int, aliases: Mapping[str, str]) -> str:
+    name = gradient_name(tensor)
+    if name not in program.buffers:
+        program.buffers[name] = Buffer(name, 4 * program.graph[tensor].elements, number, number)
+        if tensor in aliases:
+            program.buffers[name].shares = _add_gradient(program, aliases[tensor], number, aliases)
+    return name
 
 
 def _touch(buffers: dict[str, Buffer], name: str, number: int) -> None:

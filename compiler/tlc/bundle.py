@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bundle.json``: the contract between compiler, firmware and host.
+
+The device greets with :attr:`Bundle.hash`, the SHA-256 of the bundle's canonical JSON without the hash itself. It covers
+the hashes of the weights and of ``host.onnx``, so equal hashes mean that both sides hold the halves of one compilation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tlc.errors import BundleError
+from tlc.graph import Origin, Quant
+
+__all__ = ["Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "load"]
+
+VERSION = 1
+PROTOCOL_VERSION = 1
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EdgeTensor(_Model):
+    """A tensor where the device segment begins or ends. real = scale · (q − zero_point)."""
+
+    name: str
+    """In our graph."""
+    file_name: str
+    """In the model file."""
+    shape: tuple[int, ...]
+    """On the device: channels last, batch 1."""
+    file_shape: tuple[int, ...]
+    """In the model file, batch 1."""
+    perm: tuple[int, ...]
+    """device value == file value, transposed by ``perm`` and reshaped to ``shape``."""
+    dtype: Literal["int8"] = "int8"
+    scale: float
+    zero_point: int
+
+    @property
+    def quant(self) -> Quant:
+        """The quantization."""
+        return Quant.per_tensor(self.scale, self.zero_point)
+
+    @property
+    def origin(self) -> Origin:
+        """How to get from one layout to the other."""
+        return Origin(self.file_name, self.file_shape, self.perm)
+
+    def to_device(self, real: NDArray[np.float32]) -> NDArray[np.int8]:
+        """Reals in the file's layout, (samples, ...), to the device's integers."""
+        return self.quant.quantize(self.origin.from_file(real, self.shape))
+
+    def to_file(self, q: NDArray[np.int8]) -> NDArray[np.float32]:
+        """The device's integers, (samples, ...), to reals in the file's layout."""
+        return self.origin.to_file(self.quant.dequantize(q))
+
+
+class LearnedTensor(_Model):
+    """A tensor that learns on the device; its place in a parameter message (bytes)."""
+
+    name: str
+    kind: Literal["weight", "bias"]
+    node: str
+    shape: tuple[int, ...]
+    dtype: Literal["int8", "int32"]
+    scale: tuple[float, ...]
+    offset: int
+    elements: int
+
+
+class Certificate(_Model):
+    """Bytes, proven at compile time except where it says budget."""
+
+    weight_bytes: int
+    """Weights and biases as the model has them, before packing."""
+    packed_bytes: int
+    """The same as they lie in flash, decoding tables included."""
+    table_bytes: int
+    """Requantization tables and constants in flash."""
+    code_budget: int
+    """Flash for our code, the port's and the SDK's: a budget."""
+    flash_bytes: int
+    arena_bytes: int
+    state_bytes: int
+    link_bytes: int
+    stack_bytes: int
+    """The bound on our own stack."""
+    sdk_ram_budget: int
+    """RAM of the SDK: a budget."""
+    ram_bytes: int
+
+
+class Bundle(_Model):
+    """What compiler, firmware and host agree on."""
+
+    version: Literal[1] = VERSION
+    protocol: Literal[1] = PROTOCOL_VERSION
+    name: str
+    board: str
+    model_sha256: str
+    cut: str
+    rounding: Literal["double"] = "double"
+    seed: int
+    inputs: tuple[EdgeTensor, ...]
+    outputs: tuple[EdgeTensor, ...]
+    model_inputs: tuple[str, ...]
+    model_outputs: tuple[str, ...]
+    learned: tuple[LearnedTensor, ...]
+    layers: tuple[str, ...]
+    message_bytes: int
+    macs: int
+    certificate: Certificate
+    weights_sha256: str
+    host_sha256: str | None
+    device_sha256: str | None
+    hash: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+    @property
+    def split(self) -> bool:
+        """Whether a part of the network runs on the host."""
+        return self.host_sha256 is not None
+
+    def digest(self) -> str:
+        """The hash that a bundle with this content must bear."""
+        content = self.model_dump(mode="json", exclude={"hash"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def sealed(self) -> Bundle:
+        """The same bundle with its hash."""
+        return self.model_copy(update={"hash": self.digest()})
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+
+def load(directory: Path) -> Bundle:
+    """The bundle of a project that ``tlc compile`` wrote.
+
+    Raises:
+        BundleError: it is missing, damaged, or of another version; or the files beside it are not the ones it names.
+    """
+    path = Path(directory) / "bundle.json"
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise BundleError(
+            f"no readable bundle ({error.strerror})", where=str(path), remedy="give the directory that tlc compile wrote"
+        ) from None
+    try:
+        bundle = Bundle.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "file"
+        raise BundleError(
+            f"{place}: {first['msg']}", where=str(path), remedy=f"this tlc reads version {VERSION}; compile again"
+        ) from None
+    if bundle.hash != bundle.digest():
+        raise BundleError(
+            f"its content has hash {bundle.digest()[:16]}, but it says {bundle.hash[:16]}",
+            where=str(path),
+            remedy="it was edited or damaged; compile again",
+        )
+    for name, wanted in (("host.onnx", bundle.host_sha256), ("device.tflite", bundle.device_sha256)):
+        if wanted is None:
+            continue
+        try:
+            found = hashlib.sha256((Path(directory) / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise BundleError(f"{error.strerror}", where=str(path.with_name(name)), remedy="compile again") from None
+        if found != wanted:
+            raise BundleError(
+                f"has hash {found[:16]}, but the bundle names {wanted[:16]}",
+                where=str(path.with_name(name)),
+                remedy="it belongs to another compilation; compile again",
+            )
+    return bundle

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. Each command imports what it needs when it runs, so that ``tlc --help`` answers at once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tlc import __version__
+from tlc.errors import TlcError
+
+if TYPE_CHECKING:
+    from tlc.cost import Estimate
+    from tlc.pipeline import Compiled, Progress
+
+Command = Callable[..., Any]
+
+
+class Shape(click.ParamType):
+    """``NAME=1x49x10``."""
+
+    name = "NAME=AxBxC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        name, _, dims = str(value).rpartition("=")
+        try:
+            shape = tuple(int(n) for n in dims.split("x"))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            self.fail(f"'{value}' is not of the form NAME=1x49x10", param, ctx)
+        return name, shape
+
+
+def common(command: Command) -> Command:
+    """``--json`` and ``--debug``, and one clear line for every error."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout instead of a table.")
+    @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, debug: bool, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except TlcError as error:
+            if debug:
+                raise
+            click.echo(f"tlc: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("tlc: stopped", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+def model_options(command: Command) -> Command:
+    """The options that compile and plan share."""
+    for option in reversed(
+        [
+            click.argument("model", type=click.Path(path_type=Path)),
+            click.option("--board", required=True, help="The board: a name from `tlc boards`, or a TOML file."),
+            click.option(
+                "--pack",
+                type=click.Choice(["auto", "size", "none"]),
+                default="auto",
+                show_default=True,
+                help="Entropy-code frozen weights: where it pays, wherever it is smaller, or never.",
+            ),
+            click.option(
+                "--train",
+                type=click.Choice(["none", "last"]),
+                default="none",
+                show_default=True,
+                help="What learns on the device: nothing, or its last layer with weights.",
+            ),
+            click.option(
+                "--transport", type=click.Choice(["uart", "wifi"]), help="How it talks [default: the board's]."
+            ),
+            click.option(
+                "--shape", "shapes", type=Shape(), multiple=True, help="Fix an input's shape; may be repeated."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Start with:  tlc compile model.onnx --board esp32 --calib samples.npz --out build/model",
+)
+@click.version_option(__version__, prog_name="tlc")
+def cli() -> None:
+    """Machine learning shared between microcontrollers and servers.
+
+    tlc cuts a trained network in two, quantizes and packs the first half for a microcontroller, writes it as a PlatformIO
+    project, and serves the other half. Inference and training run across the cut.
+    """
+
+
+@cli.command("compile")
+@model_options
+@click.option("--cut", default="auto", show_default=True, metavar="auto|none|TENSOR", help="Where the device ends.")
+@click.option("--calib", type=click.Path(path_type=Path), help="Sample inputs (.npz or .npy) that set the int8 ranges.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The project's directory [default: build/<model>-<board>]."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Same inputs, same seed: same bytes.")
+@common
+def compile_command(
+    model: Path,
+    board: str,
+    pack: Any,
+    train: Any,
+    transport: str | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    cut: str,
+    calib: Path | None,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compile MODEL (float ONNX, or int8 .tflite) into a project for a board."""
+    from tlc.pipeline import Options, compile_model
+
+    directory = out or Path("build") / f"{model.stem}-{Path(board).stem}"
+    options = Options(model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed)
+    with progress(as_json) as say:
+        compiled = compile_model(options, say)
+    if as_json:
+        click.echo(json.dumps(compiled.to_json()))
+    else:
+        show_compiled(compiled, directory)
+
+
+@cli.command("plan")
+@model_options
+@common
+def plan_command(
+    model: Path,
+    board: str,
+    pack: Any,
+    train: Any,
+    transport: str | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    as_json: bool,
+) -> None:
+    """List every legal cut of MODEL on a board: work, flash, RAM, bytes on the link; * marks the Pareto-optimal ones."""
+    from tlc.pipeline import Options, plan_model
+
+    options = Options(model, board, Path(), pack=pack, train=train, transport=transport, shapes=dict(shapes))
+    rows = plan_model(options)
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows]))
+    else:
+        show_plan(rows)
+
+
+@cli.command("boards")
+@common
+def boards_command(as_json: bool) -> None:
+    """List the boards."""
+    from tlc import boards
+
+    loaded = [boards.load(name) for name in boards.names()]
+    if as_json:
+        click.echo(json.dumps([board.model_dump(mode="json") for board in loaded]))
+        return
+    table(
+        "boards",
+        ["board", "", "clock MHz", "flash KB", "RAM KB", "transports"],
+        [
+            [
+                b.id,
+                b.title,
+                f"{b.clock_hz / 1e6:g}",
+                f"{b.memory.flash_bytes / 1000:,.0f}",
+                f"{b.memory.ram_bytes / 1000:,.0f}",
+                ", ".join(b.transports),
+            ]
+            for b in loaded
+        ],
+    )
+
+
+def show_compiled(compiled: Compiled, directory: Path) -> None:
+    """The table at the end of ``tlc compile``."""
+    bundle, promise, memory = compiled.bundle, compiled.bundle.certificate, compiled.board.memory
+    rows = [
+        ["cut", bundle.cut, ""],
+        ["MACs on the device", f"{bundle.macs:,}", f"about {compiled.estimate.instructions:,} instructions"],
+        ["weights", f"{promise.packed_bytes:,} B", f"{promise.weight_bytes:,} B before packing"],
+        ["flash", f"{promise.flash_bytes:,} B", share(promise.flash_bytes, memory.flash_bytes)],
+        ["arena", f"{promise.arena_bytes:,} B", ""],
+        ["RAM", f"{promise.ram_bytes:,} B", share(promise.ram_bytes, memory.ram_bytes)],
+        ["on the link", f"{compiled.estimate.link_bytes:,} B", "per inference"],
+        ["bundle", bundle.hash[:16], ""],
+    ]
+    table(f"{bundle.name} on {bundle.board}", ["", "", ""], rows)
+    for warning in compiled.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"\nnext:  pio run -d {directory} -t upload\n       tlc serve {directory} --device ...")
+
+
+def show_plan(rows: list[Estimate]) -> None:
+    """The table of ``tlc plan``."""
+
+    def excess(bytes_over: int) -> str:
+        return f" (+{bytes_over:,})" if bytes_over > 0 else ""
+
+    table(
+        "cuts",
+        ["", "cut", "MACs", "instructions", "flash B", "RAM B", "link B", "ms", "fits"],
+        [
+            [
+                "*" if row.pareto else "",
+                row.cut,
+                f"{row.macs:,}",
+                f"{row.instructions:,}",
+                f"{row.flash_bytes:,}{excess(row.over_flash)}",
+                f"{row.ram_bytes:,}{excess(row.over_ram)}",
+                f"{row.link_bytes:,}",
+                f"{1000 * row.seconds:,.1f}",
+                "yes" if row.fits else "no",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def share(used: int, there: int) -> str:
+    """``12% of 400,000``."""
+    return f"{used / there:.0%} of {there:,}"
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A short table on stdout; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", show_header=any(columns))
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        numeric = all(cell[:1].isdigit() or not cell for cell in cells)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+
+
+class progress:
+    """A line on stderr that says what is going on; silent with ``--json`` or where stderr is no terminal."""
+
+    def __init__(self, silent: bool) -> None:
+        self.silent = silent or not sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        return self.say
+
+    def __exit__(self, *_: object) -> None:
+        if not self.silent:
+            click.echo("\r\033[K", nl=False, err=True)
+
+    def say(self, what: str, done: int, total: int) -> None:
+        """Shows a step and how far it got."""
+        if not self.silent:
+            part = f" {100 * done // total}%" if total > 1 else ""
+            click.echo(f"\r\033[K{what}{part} ...", nl=False, err=True)
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        click.echo("tlc: stopped", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

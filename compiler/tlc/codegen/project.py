@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a PlatformIO project: it appears whole, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+import tlc
+from tlc.boards import Board
+from tlc.bundle import Bundle
+from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
+from tlc.coding.packed import PackedWeights
+from tlc.errors import OutputError
+from tlc.graph import Tensor
+from tlc.passes.schedule import gradient_name
+from tlc.program import Learned, Program
+from tlc.resources import firmware_dir
+
+__all__ = ["Emission", "Settings", "emit", "render_application", "render_model", "write_project"]
+
+MARKER = ".tlc"
+"""A file that says: this directory was written by tlc, and may be replaced by it."""
+
+USER_FILES = ("src/app.c", "include/tlc_secrets.h")
+"""What a person edits; kept when a project is compiled again."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the head of every generated file says."""
+
+    model_name: str
+    model_file: str
+    model_hash: str
+    board: Board
+    cut: str
+    pack: str
+    train: str
+    seed: int
+    transport: str
+
+
+def environment() -> jinja2.Environment:
+    """The templates, strict: an unknown name is an error."""
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("tlc.codegen"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    env.filters["c_array"] = c_array
+    env.filters["c_float"] = c_float
+    env.filters["c_string"] = json.dumps
+    env.filters["hash_bytes"] = _hash_bytes
+    return env
+
+
+@dataclass(frozen=True)
+class Emission:
+    """The C text of a program, before the bundle's hash is known."""
+
+    program: Program
+    forward: list[CCall]
+    backward: list[CCall]
+    updates: list[dict[str, Any]]
+    refresh: list[str]
+    arrays: list[Array]
+    packed: list[dict[str, Any]]
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of every constant, by name."""
+        digest = hashlib.sha256()
+        for array in self.arrays:
+            digest.update(f"{array.name}:{array.c_type}:".encode() + array.values.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def constant_bytes(self) -> int:
+        """Flash of all constant arrays."""
+        return sum(array.bytes for array in self.arrays)
+
+
+def emit(program: Program, packed: Mapping[str, PackedWeights]) -> Emission:
+    """Turns a program's calls into C text and collects its constants."""
+    emitter = Emitter(program, packed)
+    forward, backward = emitter.forward(), emitter.backward()
+    updates, refresh = _updates(program, emitter)
+    codes = _packed_codes(emitter)
+    return Emission(program, forward, backward, updates, refresh, list(emitter.arrays.values()), codes)
+
+
+def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict[str, str]:
+    """The files of ``lib/tlc_model``: path → text."""
+    program, forward = emission.program, emission.forward
+    graph = program.graph
+    context: dict[str, Any] = {
+        "program": program,
+        "forward": forward,
+        "backward": emission.backward,
+        "forward_uses_state": any("state" in call.text + "".join(call.before) for call in forward),
+        "layer_names": [call.comment.split(":")[0] for call in forward],
+        "inputs": [_edge(graph[name], program.offset(name)) for name in graph.inputs],
+        "outputs": [_edge(graph[name], program.offset(name)) for name in graph.outputs],
+        "updates": emission.updates,
+        "refresh": emission.refresh,
+        "packed": emission.packed,
+        "arrays": emission.arrays,
+        "message_bytes": bundle.message_bytes,
+        "bundle_hash": bundle.hash,
+        **_common(settings),
+    }
+    if program.learned:
+        top = graph[graph.outputs[0]]
+        context["gradient"] = {
+            **_edge(top, program.offset(gradient_name(top.name))),
+            "name": gradient_name(top.name),
+            "scale": 1.0,
+            "zero_point": 0,
+            "dtype": "TLC_F32",
+        }
+    env = environment()
+    files = {
+        "lib/tlc_model/library.json": "model_library.json.jinja",
+        "lib/tlc_model/include/tlc_model.h": "tlc_model.h.jinja",
+        "lib/tlc_model/src/tlc_model.c": "tlc_model.c.jinja",
+        "lib/tlc_model/src/tlc_weights.h": "tlc_weights.h.jinja",
+        "lib/tlc_model/src/tlc_weights.c": "tlc_weights.c.jinja",
+    }
+    return {path: env.get_template(template).render(context) for path, template in files.items()}
+
+
+def render_application(program: Program, bundle: Bundle, settings: Settings) -> dict[str, str]:
+    """The files around the model: PlatformIO, CMake, the main program, the user's hooks."""
+    graph, board = program.graph, settings.board
+    context = {
+        "program": program,
+        "bundle": bundle,
+        "inputs": [_edge(graph[name], 0) for name in graph.inputs],
+        "outputs": [_edge(graph[name], 0) for name in graph.outputs],
+        **_common(settings),
+    }
+    env = environment()
+    arduino = board.port == "arduino"
+    files = {
+        "platformio.ini": "platformio_arduino.ini.jinja" if arduino else "platformio.ini.jinja",
+        "CMakeLists.txt": "CMakeLists.txt.jinja",
+        "include/tlc_config.h": "tlc_config.h.jinja",
+        "include/app.h": "app.h.jinja",
+        "src/app.c": "app.c.jinja",
+        "src/main.cpp" if arduino else "src/main.c": "arduino_main.cpp.jinja" if arduino else "main.c.jinja",
+        ".gitignore": "gitignore.jinja",
+    }
+    if arduino and settings.transport == "wifi":
+        files["include/tlc_secrets.example.h"] = "tlc_secrets.example.h.jinja"
+    return {path: env.get_template(template).render(context) for path, template in files.items()}
+
+
+def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:
+    """Writes all files and the firmware library, then moves the whole into place.
+
+    What a person edits (:data:`USER_FILES`) and what PlatformIO built is kept from a project that is there already.
+
+    Raises:
+        OutputError: the place cannot be written, or holds something that tlc did not write.
+    """
+    directory = Path(os.path.abspath(directory))
+    if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not (directory / MARKER).exists())):
+        raise OutputError(
+            "exists, and tlc did not write it", where=str(directory), remedy="choose another --out, or remove it"
+        )
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror})", where=str(directory), remedy="choose another --out"
+        ) from None
+    try:
+        os.chmod(staging, 0o755)
+        for path, content in {**files, MARKER: f"{tlc.__version__}\n"}.items():
+            target = staging / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content.encode() if isinstance(content, str) else content)
+        shutil.copytree(firmware_dir(), staging / "lib" / "tlc", ignore=shutil.ignore_patterns("CMakeLists.txt", "cmake"))
+        if directory.exists():
+            _keep(directory, staging)
+            old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+            os.replace(directory, old / "project")
+            os.replace(staging, directory)
+            shutil.rmtree(old)
+        else:
+            os.replace(staging, directory)
+    except OSError as error:
+        raise OutputError(
+            f"cannot be written ({error.strerror})", where=str(directory), remedy="free space, or choose another --out"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _keep(old: Path, new: Path) -> None:
+    for name in USER_FILES:
+        if (old / name).exists():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(old / name, new / name)
+    if (old / ".pio").exists():
+        os.replace(old / ".pio", new / ".pio")
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    return {
+        "tlc_version": tlc.__version__,
+        "model_name": settings.model_name,
+        "model_file": settings.model_file,
+        "model_hash": settings.model_hash,
+        "board": settings.board,
+        "cut": settings.cut,
+        "pack": settings.pack,
+        "train": settings.train,
+        "seed": settings.seed,
+        "transport": settings.transport,
+    }
+
+
+def _edge(tensor: Tensor, offset: int) -> dict[str, Any]:
+    assert tensor.quant is not None
+    return {
+        "name": tensor.name,
+        "offset": offset,
+        "elements": tensor.elements,
+        "scale": tensor.quant.s,
+        "zero_point": tensor.quant.zero_point,
+        "shape": list(tensor.shape),
+        "dtype": "TLC_S8",
+    }
+
+
+def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], list[str]]:
+    """The optimizer's constants for each learned tensor, and the lines that fold biases anew."""
+    updates = []
+    for number, learned in enumerate(program.learned):
+        tensor = program.graph[learned.tensor]
+        assert tensor.quant is not None
+        weight = learned.kind == "weight"
+        values = emitter.learned_rows[learned.tensor] if weight else program.graph.data(learned.tensor)
+        name = f"u{number:02}_{identifier(learned.tensor)}"
+        inverse = (1.0 / tensor.quant.scale.astype(np.float64)).astype(np.float32)
+        table = emitter.add_array(f"{name}_inverse_scale", inverse, f"1 / scale of {learned.tensor}")
+        initial = emitter.add_array(f"{name}_initial", values, f"{learned.tensor} as trained before")
+        rows = len(values)
+        updates.append(
+            {
+                "name": name,
+                "comment": f"{learned.tensor} {tuple(tensor.shape)}",
+                "tensor": learned.tensor,
+                "offset": learned.offset,
+                "elements": learned.elements,
+                "accumulator": learned.accumulator,
+                "initial": initial,
+                "function": "tlc_sgd_s8" if weight else "tlc_sgd_s32",
+                "c_type": "int8_t" if weight else "int32_t",
+                "dtype": "TLC_S8" if weight else "TLC_S32",
+                "fields": [
+                    ("rows", rows),
+                    ("row_elements", learned.elements // rows),
+                    ("per_channel", int(len(inverse) > 1)),
+                    ("inverse_scale", table),
+                    ("salt", number),
+                ],
+            }
+        )
+    return updates, [_fold_line(program, emitter, learned) for learned in program.learned if learned.folded is not None]
+
+
+def _fold_line(program: Program, emitter: Emitter, bias: Learned) -> str:
+    graph = program.graph
+    node = next(node for node in graph.nodes if node.name == bias.node)
+    weight = next(learned for learned in program.learned if learned.tensor == node.inputs[1])
+    rows = emitter.learned_rows[weight.tensor]
+    quant = graph[node.inputs[0]].quant
+    assert quant is not None
+    return (
+        f"tlc_fold_bias((const int8_t *)(state + {weight.offset}), {rows.shape[0]}, {rows.shape[1]}, "
+        f"(const int32_t *)(state + {bias.offset}), {quant.zero_point}, (int32_t *)(state + {bias.folded}));"
+    )
+
+
+def _packed_codes(emitter: Emitter) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"w_{identifier(tensor)}",
+            "comment": f"the code of {tensor}",
+            "fields": packed.initializer(f"w_{identifier(tensor)}"),
+        }
+        for tensor, packed in emitter.packed.items()
+    ]
+
+
+def _hash_bytes(hex_hash: str) -> str:
+    values = list(bytes.fromhex(hex_hash))
+    lines = [", ".join(f"0x{value:02x}" for value in values[i : i + 16]) for i in range(0, len(values), 16)]
+    return "\n".join(f"        {line}," for line in lines)

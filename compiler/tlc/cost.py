@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device segment costs on a board, before anything is built: bytes exactly, instructions by the board's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tlc.boards import Board
+from tlc.bundle import Certificate
+from tlc.graph import Graph
+from tlc.ops import REGISTRY
+from tlc.ops.base import Bias, Call, Rows, Table
+from tlc.passes.pack import PackedWeights
+from tlc.program import Program, align
+
+__all__ = ["Estimate", "certificate", "estimate", "link_message_bytes", "weight_bytes"]
+
+LINK_OVERHEAD = 48
+"""Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One row of ``tlc plan``."""
+
+    cut: str
+    macs: int
+    instructions: int
+    flash_bytes: int
+    ram_bytes: int
+    link_bytes: int
+    """Sent up per inference."""
+    seconds: float
+    """Device computing plus the link, one inference."""
+    over_flash: int
+    over_ram: int
+    pareto: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """Whether flash and RAM suffice."""
+        return self.over_flash <= 0 and self.over_ram <= 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**asdict(self), "fits": self.fits}
+
+
+def weight_bytes(graph: Graph) -> int:
+    """Weights and biases of an integer graph as the model has them."""
+    names = {name for node in graph.nodes if REGISTRY[node.op].weight_axis(node) is not None for name in node.inputs[1:]}
+    return sum(graph[name].bytes for name in names)
+
+
+def instructions(program: Program, board: Board, packed: Mapping[str, PackedWeights]) -> int:
+    """Instructions of one forward pass, by the board's cost table."""
+    total = 0.0
+    for step in program.forward:
+        if step.call is None:
+            continue
+        output = program.graph[step.node.output].elements
+        total += board.cost.instructions(step.node.op, step.macs, output)
+        for arg in step.call.args:
+            if isinstance(arg, Rows) and arg.tensor in packed:
+                total += board.cost.decode * arg.values.size
+    return round(total)
+
+
+def link_message_bytes(graph: Graph) -> int:
+    """The largest tensor that crosses the link: an input, the outputs together, or their float32 gradient."""
+    outputs = sum(graph[name].elements for name in graph.outputs)
+    inputs = sum(graph[name].elements for name in graph.inputs)
+    return max(inputs, 4 * outputs)
+
+
+def certificate(program: Program, board: Board, packed: Mapping[str, PackedWeights], learns: bool) -> Certificate:
+    """Every byte of the device segment: proven, or a budget that ``tlc size`` checks on the ELF."""
+    graph = program.graph
+    raw = weight_bytes(graph)
+    stored = _stored_bytes(program, packed)
+    tables = _table_bytes(program)
+    arena, state = program.arena_bytes, program.state_bytes
+    link = board.memory.link_ram_bytes
+    code = board.memory.code_flash_bytes + board.memory.sdk_flash_bytes
+    return Certificate(
+        weight_bytes=raw,
+        packed_bytes=stored,
+        table_bytes=tables,
+        code_budget=code,
+        flash_bytes=stored + tables + code,
+        arena_bytes=arena,
+        state_bytes=state,
+        link_bytes=link,
+        stack_bytes=board.memory.stack_bytes,
+        sdk_ram_budget=board.memory.sdk_ram_bytes,
+        ram_bytes=arena + state + link + board.memory.stack_bytes + board.memory.sdk_ram_bytes,
+    )
+
+
+def estimate(cut: str, program: Program, board: Board, packed: Mapping[str, PackedWeights], transport: str) -> Estimate:
+    """One cut on one board."""
+    promise = certificate(program, board, packed, bool(program.learned))
+    sent = sum(program.graph[name].elements for name in program.graph.outputs) + LINK_OVERHEAD
+    work = instructions(program, board, packed)
+    seconds = work / board.clock_hz + sent / board.link_bytes_per_second(transport)
+    return Estimate(
+        cut=cut,
+        macs=program.macs,
+        instructions=work,
+        flash_bytes=promise.flash_bytes,
+        ram_bytes=promise.ram_bytes,
+        link_bytes=sent,
+        seconds=seconds,
+        over_flash=promise.flash_bytes - board.memory.flash_bytes,
+        over_ram=promise.ram_bytes - board.memory.ram_bytes,
+    )
+
+
+def _calls(program: Program) -> list[Call]:
+    return [step.call for step in [*program.forward, *program.backward] if step.call is not None]
+
+
+def _stored_bytes(program: Program, packed: Mapping[str, PackedWeights]) -> int:
+    """Weights and biases as they lie in flash; a learned tensor's first values are there too."""
+    sizes: dict[str, int] = {}
+    for call in _calls(program):
+        for arg in call.args:
+            if isinstance(arg, Rows):
+                sizes[arg.tensor] = packed[arg.tensor].flash_bytes if arg.tensor in packed else arg.values.size
+            elif isinstance(arg, Bias):
+                sizes[arg.tensor or f"bias {id(arg)}"] = 4 * arg.values.size
+    return sum(sizes.values())
+
+
+def _table_bytes(program: Program) -> int:
+    """Requantization tables and constant operands."""
+    graph, size = program.graph, 0
+    for call in _calls(program):
+        tables = [value for value in [*call.fields.values(), *call.args] if isinstance(value, Table)]
+        size += sum(align(table.values.nbytes, 4) for table in tables)
+    operands = {
+        name
+        for node in graph.nodes
+        if REGISTRY[node.op].weight_axis(node) is None
+        for name in node.inputs
+        if graph[name].is_constant
+    }
+    return size + sum(graph[name].bytes for name in operands)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Array files: ``.npy``, or ``.npz`` with ``x`` (and ``y``), with ``x_train, y_train, x_test, y_test``, or keyed by input."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc.errors import DataError
+
+__all__ = ["InputSpec", "Samples", "load_arrays", "samples_for"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A model input as its file has it: name and shape, batch axis first."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Model inputs by name, (samples, ...), float32; and labels where the file carries them."""
+
+    inputs: dict[str, NDArray[np.float32]]
+    labels: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a file, by key; a ``.npy`` has the key ``x``.
+
+    Raises:
+        DataError: the file is missing, no NumPy file, or holds Python objects.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except OSError as error:
+        reason = error.strerror or "not a NumPy file"
+        raise DataError(f"cannot be read ({reason})", where=str(path), remedy="give a .npy or .npz file") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"is no NumPy array file ({error})", where=str(path), remedy="give a .npy or .npz file") from None
+
+
+def samples_for(path: Path, specs: Sequence[InputSpec], *, part: str = "train") -> Samples:
+    """The samples of a file for a model's inputs.
+
+    Args:
+        specs: the model's inputs.
+        part: ``train`` or ``test``: which half of a file that has both.
+
+    Raises:
+        DataError: no fitting key, a shape that does not fit, NaN, or inputs of different lengths.
+    """
+    arrays = load_arrays(path)
+    found = _pick(path, arrays, specs, part)
+    inputs = {spec.name: _fit(path, spec, *found[spec.name]) for spec in specs}
+    lengths = {name: len(array) for name, array in inputs.items()}
+    if len(set(lengths.values())) != 1:
+        raise DataError(f"inputs have different numbers of samples: {lengths}", where=str(path))
+    count = next(iter(lengths.values()))
+    if count == 0:
+        raise DataError("holds no sample", where=str(path), remedy="give at least one")
+    key = next((key for key in ("y", f"y_{part}") if key in arrays), None)
+    labels = None
+    if key and len(arrays[key]) == count:
+        labels = arrays[key].astype(np.int64)
+    return Samples(inputs, labels)
+
+
+def _pick(
+    path: Path, arrays: Mapping[str, NDArray[Any]], specs: Sequence[InputSpec], part: str
+) -> dict[str, tuple[str, NDArray[Any]]]:
+    if all(spec.name in arrays for spec in specs):
+        return {spec.name: (spec.name, arrays[spec.name]) for spec in specs}
+    if len(specs) == 1:
+        for key in ("x", f"x_{part}", "x_test", "x_train"):
+            if key in arrays:
+                return {specs[0].name: (key, arrays[key])}
+    wanted = ", ".join(spec.name for spec in specs)
+    raise DataError(
+        f"has keys {', '.join(arrays) or 'none'}, but the model's inputs are {wanted}",
+        where=str(path),
+        remedy="name an array 'x' (one input), or one array after each input",
+    )
+
+
+def _fit(path: Path, spec: InputSpec, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    where = f"{path}: array '{key}'"
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"has type {array.dtype}, but numbers are needed", where=where)
+    sample = spec.shape[1:]
+    if array.ndim == 0 or array.shape[1:] != sample:
+        # A trailing or missing axis of one (28x28 for 28x28x1) is the same data.
+        if array.ndim == 0 or int(np.prod(array.shape[1:])) != int(np.prod(sample)) or _squeezed(
+            array.shape[1:]
+        ) != _squeezed(sample):
+            raise DataError(
+                f"has shape {array.shape}, but input '{spec.name}' takes (samples, {', '.join(map(str, sample))})",
+                where=where,
+                remedy="reshape it; the leading axis is the samples",
+            )
+        array = array.reshape(len(array), *sample)
+    result = array.astype(np.float32)
+    if not np.isfinite(result).all():
+        raise DataError("holds NaN or infinity", where=where, remedy="remove those samples")
+    return result
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model file to a project, pass by pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from tlc import boards
+from tlc.boards import Board
+from tlc.bundle import Bundle, EdgeTensor, LearnedTensor
+from tlc.codegen.project import Settings, emit, render_application, render_model, write_project
+from tlc.cost import Estimate, certificate, estimate, link_message_bytes
+from tlc.data import InputSpec, Samples, samples_for
+from tlc.errors import FitError, ModelError, UnsupportedOperator
+from tlc.frontends import read_model, write_host
+from tlc.frontends.tflite_writer import write_tflite
+from tlc.graph import Graph, Tensor
+from tlc.ops import REGISTRY
+from tlc.passes.backward import differentiate, last_layer
+from tlc.passes.calibrate import calibrate, fallback_samples
+from tlc.passes.canonicalize import canonicalize
+from tlc.passes.pack import PackedWeights, pack
+from tlc.passes.quantize import quantize
+from tlc.passes.schedule import schedule
+from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split
+from tlc.program import Program
+
+__all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, and how much of it is done."""
+
+PackMode = Literal["auto", "size", "none"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``tlc compile`` is told."""
+
+    model: Path
+    board: str
+    out: Path
+    cut: str = "auto"
+    calib: Path | None = None
+    pack: PackMode = "auto"
+    train: Literal["none", "last"] = "none"
+    transport: str | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What ``tlc compile`` tells."""
+
+    bundle: Bundle
+    board: Board
+    estimate: Estimate
+    packed: Mapping[str, PackedWeights]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts rely on, and the certificate."""
+        promise = self.bundle.certificate
+        return {
+            "board": self.bundle.board,
+            "cut": self.bundle.cut,
+            "macs": self.bundle.macs,
+            "weight_bytes": promise.weight_bytes,
+            "packed_bytes": promise.packed_bytes,
+            "flash_bytes": promise.flash_bytes,
+            "arena_bytes": promise.arena_bytes,
+            "ram_bytes": promise.ram_bytes,
+            "bundle_hash": self.bundle.hash,
+            "warnings": list(self.warnings),
+            "link_bytes": self.estimate.link_bytes,
+            "instructions_estimate": self.estimate.instructions,
+            "certificate": promise.model_dump(),
+            "packing": [
+                {"tensor": name, "raw": p.raw_bytes, "flash": p.flash_bytes, "bits_per_weight": p.bits_per_weight}
+                for name, p in self.packed.items()
+            ],
+        }
+
+
+def compile_model(options: Options, progress: Progress | None = None) -> Compiled:
+    """Compiles a model into a project directory, which appears whole or not at all."""
+    say: Progress = progress or (lambda what, done, total: None)
+    board = boards.load(options.board)
+    transport = board.transport(options.transport)
+    say("reading the model", 0, 1)
+    source = read_model(options.model, options.shapes)
+    graph = canonicalize(source)
+    warnings: list[str] = []
+
+    say("choosing the cut", 0, 1)
+    if options.cut == "auto":
+        cut = _automatic_cut(graph, board, options, transport)
+    else:
+        cut = cut_named(graph, options.cut)
+    device_float, host = split(graph, cut)
+
+    samples = _samples(graph, options, warnings)
+    device = _to_integers(device_float, samples, options, say, warnings)
+    say("packing", 0, 1)
+    learned = last_layer(device) if options.train == "last" else {}
+    program, packed = _program(device, board, options.pack, learned)
+    row = estimate(cut.file_name, program, board, packed, transport)
+    _require_fit(row, board)
+
+    say("writing the project", 0, 1)
+    emission = emit(program, packed)
+    host_bytes = write_host(options.model, source, graph, host, cut.tensor, options.shapes) if host else None
+    device_bytes = _device_tflite(device, options.model.name, warnings)
+    bundle = Bundle(
+        name=options.model.stem,
+        board=board.id,
+        model_sha256=hashlib.sha256(options.model.read_bytes()).hexdigest(),
+        cut=cut.file_name,
+        seed=options.seed,
+        inputs=tuple(_edge(device[name]) for name in device.inputs),
+        outputs=tuple(_edge(device[name]) for name in device.outputs),
+        model_inputs=tuple(_file_name(graph[name]) for name in graph.inputs),
+        model_outputs=tuple(_file_name(graph[name]) for name in graph.outputs),
+        learned=_learned(program),
+        layers=tuple(call.comment.split(":")[0] for call in emission.forward),
+        message_bytes=link_message_bytes(device),
+        macs=program.macs,
+        certificate=certificate(program, board, packed, bool(learned)),
+        weights_sha256=emission.weights_sha256,
+        host_sha256=hashlib.sha256(host_bytes).hexdigest() if host_bytes else None,
+        device_sha256=hashlib.sha256(device_bytes).hexdigest() if device_bytes else None,
+    ).sealed()
+    settings = Settings(
+        model_name=options.model.stem,
+        model_file=options.model.name,
+        model_hash=bundle.model_sha256,
+        board=board,
+        cut=cut.file_name,
+        pack=options.pack,
+        train=options.train,
+        seed=options.seed,
+        transport=transport,
+    )
+    compiled = Compiled(bundle, board, row, packed, tuple(warnings))
+    files: dict[str, str | bytes] = {
+        **render_model(emission, bundle, settings),
+        **render_application(program, bundle, settings),
+        "bundle.json": bundle.to_json(),
+        "report.json": json.dumps(_report(compiled, program), indent=2) + "\n",
+    }
+    if host_bytes:
+        files["host.onnx"] = host_bytes
+    if device_bytes:
+        files["device.tflite"] = device_bytes
+    write_project(options.out, files)
+    return compiled
+
+
+def plan_model(options: Options) -> list[Estimate]:
+    """Every legal cut on a board, in execution order, the Pareto-optimal ones marked."""
+    board = boards.load(options.board)
+    transport = board.transport(options.transport)
+    graph = canonicalize(read_model(options.model, options.shapes))
+    return _estimates(graph, board, options, transport)
+
+
+def _estimates(graph: Graph, board: Board, options: Options, transport: str) -> list[Estimate]:
+    cuts = legal_cuts(graph)
+    require_cuts(graph, cuts)
+    deepest, _ = split(graph, cuts[-1])
+    # Bytes do not depend on the activations' ranges, so no calibration is needed for a plan.
+    integer = deepest if _is_integer(deepest) else quantize(deepest, _unit_ranges(deepest))
+    rows = []
+    for cut in cuts:
+        device, _ = split(integer, cut)
+        learned = last_layer(device) if options.train == "last" else {}
+        program, packed = _program(device, board, options.pack, learned)
+        rows.append(estimate(cut.file_name, program, board, packed, transport))
+    return [dataclasses.replace(row, pareto=row.fits and not any(_dominates(o, row) for o in rows)) for row in rows]
+
+
+def _dominates(a: Estimate, b: Estimate) -> bool:
+    """No worse in anything that a user pays for, and better in something."""
+    one = (a.flash_bytes, a.ram_bytes, a.instructions, a.link_bytes)
+    two = (b.flash_bytes, b.ram_bytes, b.instructions, b.link_bytes)
+    return a.fits and one != two and all(x <= y for x, y in zip(one, two, strict=True))
+
+
+def _automatic_cut(graph: Graph, board: Board, options: Options, transport: str) -> Cut:
+    """The cut with the least time per inference (device computing, then the link) among those that fit.
+
+    A cut that leaves nothing to the host is taken only where there is no other: whoever wants that says ``--cut none``.
+    """
+    rows = _estimates(graph, board, options, transport)
+    fitting = [row for row in rows if row.fits]
+    if not fitting:
+        _require_fit(min(rows, key=lambda row: max(row.over_flash, 0) + max(row.over_ram, 0)), board, any_cut=True)
+    real = [row for row in fitting if row.cut != "none"] or fitting
+    return cut_named(graph, min(real, key=lambda row: row.seconds).cut)
+
+
+def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
+    if row.fits:
+        return
+    over = []
+    if row.over_flash > 0:
+        over.append(f"{row.flash_bytes:,} bytes of flash where {board.memory.flash_bytes:,} are")
+    if row.over_ram > 0:
+        over.append(f"{row.ram_bytes:,} bytes of RAM where {board.memory.ram_bytes:,} are")
+    rule = f"the device segment needs {' and '.join(over)}"
+    if any_cut:
+        rule = f"no cut fits; the nearest, --cut {row.cut}: {rule}"
+    raise FitError(rule, where=f"board {board.id}", remedy="see tlc plan for every cut; choose an earlier one or a larger board")
+
+
+def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | None:
+    if options.calib is not None:
+        specs = [InputSpec(*_file_edge(graph[name])) for name in graph.inputs]
+        return samples_for(options.calib, specs)
+    if not _is_integer(graph):
+        warnings.append(
+            "no --calib: activation ranges come from random inputs uniform on [0, 1), so expect a loss of accuracy; "
+            "give a few hundred real samples with --calib FILE.npz"
+        )
+    return None
+
+
+def _to_integers(
+    device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str]
+) -> Graph:
+    if _is_integer(device):
+        if options.calib is not None:
+            warnings.append("--calib is not used: the model is quantized already")
+        return device
+    arrays: dict[str, NDArray[Any]] = {}
+    if samples is None:
+        arrays.update(fallback_samples(device, options.seed))
+    else:
+        for name in device.inputs:
+            tensor = device[name]
+            given = samples.inputs[_file_name(tensor)]
+            arrays[name] = tensor.origin.from_file(given, tensor.shape) if tensor.origin else given
+    ranges = calibrate(device, arrays, progress=lambda done, total: say("calibrating", done, total))
+    say("quantizing", 0, 1)
+    return quantize(device, ranges)
+
+
+def _program(
+    device: Graph, board: Board, mode: PackMode, learned: dict[str, str]
+) -> tuple[Program, dict[str, PackedWeights]]:
+    plan = differentiate(device, learned) if learned else None
+    unpacked = schedule(device, plan)
+    packed = pack(unpacked, board, mode, frozenset(learned))
+    if not packed:
+        return unpacked, packed
+    return schedule(device, plan, {name: weights.row_bytes for name, weights in packed.items()}), packed
+
+
+def _device_tflite(device: Graph, name: str, warnings: list[str]) -> bytes | None:
+    try:
+        return write_tflite(device, description=f"device segment of {name}, by tlc")
+    except UnsupportedOperator as error:
+        warnings.append(f"device.tflite is not written: {error}")
+        return None
+
+
+def _is_integer(graph: Graph) -> bool:
+    kinds = {graph[name].dtype for name in graph.inputs}
+    return kinds == {"int8"}
+
+
+def _unit_ranges(graph: Graph) -> dict[str, tuple[float, float]]:
+    return {name: (-1.0, 1.0) for name in graph.tensors}
+
+
+def _file_name(tensor: Tensor) -> str:
+    return tensor.origin.name if tensor.origin else tensor.name
+
+
+def _file_edge(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    return (tensor.origin.name, tensor.origin.shape) if tensor.origin else (tensor.name, tensor.shape)
+
+
+def _edge(tensor: Tensor) -> EdgeTensor:
+    if tensor.quant is None:
+        raise ModelError("has no quantization", where=f"tensor '{tensor.name}'")
+    name, shape = _file_edge(tensor)
+    perm = tensor.origin.perm if tensor.origin else tuple(range(len(shape)))
+    return EdgeTensor(
+        name=tensor.name,
+        file_name=name,
+        shape=tensor.shape,
+        file_shape=shape,
+        perm=perm,
+        scale=tensor.quant.s,
+        zero_point=tensor.quant.zero_point,
+    )
+
+
+def _learned(program: Program) -> tuple[LearnedTensor, ...]:
+    result = []
+    for learned in program.learned:
+        tensor = program.graph[learned.tensor]
+        assert tensor.quant is not None
+        result.append(
+            LearnedTensor(
+                name=learned.tensor,
+                kind=learned.kind,
+                node=learned.node,
+                shape=tensor.shape,
+                dtype="int8" if learned.kind == "weight" else "int32",
+                scale=tuple(float(scale) for scale in tensor.quant.scale),
+                offset=learned.offset,
+                elements=learned.elements,
+            )
+        )
+    return tuple(result)
+
+
+def _report(compiled: Compiled, program: Program) -> dict[str, Any]:
+    """What ``report.json`` holds beside the summary: layers and buffers."""
+    graph = program.graph
+    return {
+        **compiled.to_json(),
+        "layers": [
+            {
+                "node": step.node.name,
+                "op": step.node.op,
+                "output": list(graph[step.node.output].shape),
+                "macs": step.macs,
+                "weights": sum(graph[n].elements for n in step.node.inputs[1:2])
+                if REGISTRY[step.node.op].weight_axis(step.node) is not None
+                else 0,
+            }
+            for step in program.forward
+        ],
+        "buffers": [
+            {
+                "name": buffer.name,
+                "offset": program.offset(buffer.name),
+                "bytes": buffer.bytes,
+                "first": buffer.first,
+                "last": buffer.last,
+            }
+            for buffer in program.buffers.values()
+        ],
+    }

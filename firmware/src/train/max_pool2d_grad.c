@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pool_grad.h"
+
+void tlc_max_pool2d_grad_f32(const tlc_pool_grad_t *p, const int8_t *x, const float *dy, float *dx) {
+    tlc_clear_grad(p, dx);
+    for (uint32_t oy = 0; oy < p->out_h; ++oy) {
+        uint32_t y0, y1;
+        tlc_window(oy, p->stride_h, p->pad_top, p->kernel_h, p->in_h, &y0, &y1);
+        for (uint32_t ox = 0; ox < p->out_w; ++ox) {
+            uint32_t x0, x1;
+            tlc_window(ox, p->stride_w, p->pad_left, p->kernel_w, p->in_w, &x0, &x1);
+            for (uint32_t c = 0; c < p->channels; ++c) {
+                uint32_t best = (y0 * p->in_w + x0) * p->channels + c;
+                for (uint32_t iy = y0; iy < y1; ++iy) {
+                    for (uint32_t ix = x0; ix < x1; ++ix) {
+                        const uint32_t at = (iy * p->in_w + ix) * p->channels + c;
+                        if (x[at] > x[best]) {
+                            best = at;
+                        }
+                    }
+                }
+                dx[best] += dy[(oy * p->out_w + ox) * p->channels + c];
+            }
+        }
+    }
+}
