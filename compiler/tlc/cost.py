@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +11,10 @@ from tlc.bundle import Certificate
 from tlc.graph import Graph
 from tlc.ops import REGISTRY
 from tlc.ops.base import Bias, Call, Rows, Table
-from tlc.passes.pack import PackedWeights
-from tlc.program import Program, align
+from tlc.passes.pack import FrozenWeights, Packing
+from tlc.program import Program, Step, align
 
-__all__ = ["Estimate", "certificate", "estimate", "link_message_bytes", "weight_bytes"]
+__all__ = ["Estimate", "certificate", "estimate", "frozen_weights", "instructions", "link_message_bytes", "weight_bytes"]
 
 LINK_OVERHEAD = 48
 """Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
@@ -54,18 +53,31 @@ def weight_bytes(graph: Graph) -> int:
     return sum(graph[name].bytes for name in names)
 
 
-def instructions(program: Program, board: Board, packed: Mapping[str, PackedWeights]) -> int:
+def instructions(program: Program, board: Board, packing: Packing) -> int:
     """Instructions of one forward pass, by the board's cost table."""
-    total = 0.0
+    layers = sum(_layer_instructions(program, step, board) for step in program.forward)
+    return round(layers + sum(packed.instructions for packed in packing.weights.values()))
+
+
+def frozen_weights(program: Program, board: Board) -> dict[str, FrozenWeights]:
+    """The weight tensors that never learn, with what their layers cost on a board."""
+    learned = {entry.tensor for entry in program.learned}
+    found: dict[str, FrozenWeights] = {}
     for step in program.forward:
-        if step.call is None:
-            continue
-        output = program.graph[step.node.output].elements
-        total += board.cost.instructions(step.node.op, step.macs, output)
-        for arg in step.call.args:
-            if isinstance(arg, Rows) and arg.tensor in packed:
-                total += board.cost.decode * arg.values.size
-    return round(total)
+        for arg in step.call.args if step.call else ():
+            if isinstance(arg, Rows) and arg.tensor not in learned:
+                cost = _layer_instructions(program, step, board)
+                known = found.get(arg.tensor)
+                found[arg.tensor] = FrozenWeights(
+                    arg.values, cost + (known.instructions if known else 0.0), 1 + (known.uses if known else 0)
+                )
+    return found
+
+
+def _layer_instructions(program: Program, step: Step, board: Board) -> float:
+    if step.call is None:
+        return 0.0
+    return board.cost.instructions(step.node.op, step.macs, program.graph[step.node.output].elements)
 
 
 def link_message_bytes(graph: Graph) -> int:
@@ -75,11 +87,11 @@ def link_message_bytes(graph: Graph) -> int:
     return max(inputs, 4 * outputs)
 
 
-def certificate(program: Program, board: Board, packed: Mapping[str, PackedWeights], learns: bool) -> Certificate:
+def certificate(program: Program, board: Board, packing: Packing) -> Certificate:
     """Every byte of the device segment: proven, or a budget that ``tlc size`` checks on the ELF."""
     graph = program.graph
     raw = weight_bytes(graph)
-    stored = _stored_bytes(program, packed)
+    stored = _stored_bytes(program, packing)
     tables = _table_bytes(program)
     arena, state = program.arena_bytes, program.state_bytes
     link = board.memory.link_ram_bytes
@@ -99,11 +111,11 @@ def certificate(program: Program, board: Board, packed: Mapping[str, PackedWeigh
     )
 
 
-def estimate(cut: str, program: Program, board: Board, packed: Mapping[str, PackedWeights], transport: str) -> Estimate:
+def estimate(cut: str, program: Program, board: Board, packing: Packing, transport: str) -> Estimate:
     """One cut on one board."""
-    promise = certificate(program, board, packed, bool(program.learned))
+    promise = certificate(program, board, packing)
     sent = sum(program.graph[name].elements for name in program.graph.outputs) + LINK_OVERHEAD
-    work = instructions(program, board, packed)
+    work = instructions(program, board, packing)
     seconds = work / board.clock_hz + sent / board.link_bytes_per_second(transport)
     return Estimate(
         cut=cut,
@@ -122,16 +134,17 @@ def _calls(program: Program) -> list[Call]:
     return [step.call for step in [*program.forward, *program.backward] if step.call is not None]
 
 
-def _stored_bytes(program: Program, packed: Mapping[str, PackedWeights]) -> int:
+def _stored_bytes(program: Program, packing: Packing) -> int:
     """Weights and biases as they lie in flash; a learned tensor's first values are there too."""
     sizes: dict[str, int] = {}
     for call in _calls(program):
         for arg in call.args:
             if isinstance(arg, Rows):
-                sizes[arg.tensor] = packed[arg.tensor].flash_bytes if arg.tensor in packed else arg.values.size
+                packed = packing.weights.get(arg.tensor)
+                sizes[arg.tensor] = packed.flash_bytes if packed else arg.values.size
             elif isinstance(arg, Bias):
                 sizes[arg.tensor or f"bias {id(arg)}"] = 4 * arg.values.size
-    return sum(sizes.values())
+    return sum(sizes.values()) + packing.table_bytes
 
 
 def _table_bytes(program: Program) -> int:

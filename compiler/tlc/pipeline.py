@@ -17,7 +17,7 @@ from tlc import boards
 from tlc.boards import Board
 from tlc.bundle import Bundle, EdgeTensor, LearnedTensor
 from tlc.codegen.project import Settings, emit, render_application, render_model, write_project
-from tlc.cost import Estimate, certificate, estimate, link_message_bytes
+from tlc.cost import Estimate, certificate, estimate, frozen_weights, link_message_bytes
 from tlc.data import InputSpec, Samples, samples_for
 from tlc.errors import FitError, ModelError, UnsupportedOperator
 from tlc.frontends import read_model, write_host
@@ -27,7 +27,7 @@ from tlc.ops import REGISTRY
 from tlc.passes.backward import differentiate, last_layer
 from tlc.passes.calibrate import calibrate, fallback_samples
 from tlc.passes.canonicalize import canonicalize
-from tlc.passes.pack import PackedWeights, pack
+from tlc.passes.pack import PackMode, Packing, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
 from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split
@@ -37,8 +37,6 @@ __all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how much of it is done."""
-
-PackMode = Literal["auto", "size", "none"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Compiled:
     bundle: Bundle
     board: Board
     estimate: Estimate
-    packed: Mapping[str, PackedWeights]
+    packing: Packing
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -85,8 +83,7 @@ class Compiled:
             "instructions_estimate": self.estimate.instructions,
             "certificate": promise.model_dump(),
             "packing": [
-                {"tensor": name, "raw": p.raw_bytes, "flash": p.flash_bytes, "bits_per_weight": p.bits_per_weight}
-                for name, p in self.packed.items()
+                dataclasses.asdict(row) for row in self.packing.report
             ],
         }
 
@@ -112,12 +109,12 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     device = _to_integers(device_float, samples, options, say, warnings)
     say("packing", 0, 1)
     learned = last_layer(device) if options.train == "last" else {}
-    program, packed = _program(device, board, options.pack, learned)
-    row = estimate(cut.file_name, program, board, packed, transport)
+    program, packing = _program(device, board, options.pack, learned)
+    row = estimate(cut.file_name, program, board, packing, transport)
     _require_fit(row, board)
 
     say("writing the project", 0, 1)
-    emission = emit(program, packed)
+    emission = emit(program, packing)
     host_bytes = write_host(options.model, source, graph, host, cut.tensor, options.shapes) if host else None
     device_bytes = _device_tflite(device, options.model.name, warnings)
     bundle = Bundle(
@@ -134,7 +131,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         layers=tuple(call.comment.split(":")[0] for call in emission.forward),
         message_bytes=link_message_bytes(device),
         macs=program.macs,
-        certificate=certificate(program, board, packed, bool(learned)),
+        certificate=certificate(program, board, packing),
         weights_sha256=emission.weights_sha256,
         host_sha256=hashlib.sha256(host_bytes).hexdigest() if host_bytes else None,
         device_sha256=hashlib.sha256(device_bytes).hexdigest() if device_bytes else None,
@@ -150,7 +147,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         seed=options.seed,
         transport=transport,
     )
-    compiled = Compiled(bundle, board, row, packed, tuple(warnings))
+    compiled = Compiled(bundle, board, row, packing, tuple(warnings))
     files: dict[str, str | bytes] = {
         **render_model(emission, bundle, settings),
         **render_application(program, bundle, settings),
@@ -183,8 +180,8 @@ def _estimates(graph: Graph, board: Board, options: Options, transport: str) -> 
     for cut in cuts:
         device, _ = split(integer, cut)
         learned = last_layer(device) if options.train == "last" else {}
-        program, packed = _program(device, board, options.pack, learned)
-        rows.append(estimate(cut.file_name, program, board, packed, transport))
+        program, packing = _program(device, board, options.pack, learned)
+        rows.append(estimate(cut.file_name, program, board, packing, transport))
     return [dataclasses.replace(row, pareto=row.fits and not any(_dominates(o, row) for o in rows)) for row in rows]
 
 
@@ -254,15 +251,12 @@ def _to_integers(
     return quantize(device, ranges)
 
 
-def _program(
-    device: Graph, board: Board, mode: PackMode, learned: dict[str, str]
-) -> tuple[Program, dict[str, PackedWeights]]:
+def _program(device: Graph, board: Board, mode: PackMode, learned: dict[str, str]) -> tuple[Program, Packing]:
     plan = differentiate(device, learned) if learned else None
-    unpacked = schedule(device, plan)
-    packed = pack(unpacked, board, mode, frozenset(learned))
-    if not packed:
-        return unpacked, packed
-    return schedule(device, plan, {name: weights.row_bytes for name, weights in packed.items()}), packed
+    program = schedule(device, plan)
+    packing = pack(frozen_weights(program, board), mode)
+    scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
+    return (schedule(device, plan, scratch) if scratch else program), packing
 
 
 def _device_tflite(device: Graph, name: str, warnings: list[str]) -> bytes | None:

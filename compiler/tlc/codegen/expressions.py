@@ -4,21 +4,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlc.coding.packed import PackedWeights
 from tlc.ops.base import Accumulator, Address, Bias, Grad, Param, Rows, Scratch, Table
+from tlc.passes.pack import Packing
 from tlc.passes.schedule import gradient_name, scratch_name
 from tlc.program import Program, Step, align
 
 __all__ = ["Array", "CCall", "Emitter", "c_array", "c_float", "identifier"]
 
-C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "uint16": "uint16_t", "int32": "int32_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint8": "uint8_t", "uint16": "uint16_t", "int32": "int32_t", "float32": "float"}
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,9 @@ def c_array(values: NDArray[Any], indent: str = "    ", width: int = 116) -> str
 class Emitter:
     """Collects the constant arrays while it turns steps into calls."""
 
-    def __init__(self, program: Program, packed: Mapping[str, PackedWeights]) -> None:
+    def __init__(self, program: Program, packing: Packing) -> None:
         self.program = program
-        self.packed = packed
+        self.packing = packing
         self.arrays: dict[str, Array] = {}
         self.learned = {learned.tensor: learned for learned in program.learned}
         self.learned_rows: dict[str, NDArray[np.int8]] = {}
@@ -125,8 +124,8 @@ class Emitter:
                 scratch += align(arg.bytes)
             elif isinstance(arg, Rows):
                 arguments.append(self._rows(step, arg, out, scratch))
-                packed = self.packed.get(arg.tensor)
-                scratch += align(packed.row_bytes) if packed else 0
+                packed = self.packing.weights.get(arg.tensor)
+                scratch += align(packed.scratch_bytes) if packed else 0
             else:
                 arguments.append(self._argument(step, arg))
         head = [f"&{step.name}"] if call.struct else []
@@ -168,22 +167,15 @@ class Emitter:
         if arg.tensor in self.learned:
             state = f"(const int8_t *)(state + {self.learned[arg.tensor].offset})"
             out.before.append(f"tlc_rows_t {name} = tlc_rows_raw({state}, {row_bytes});")
-        elif arg.tensor in self.packed:
-            stream = self._packed(arg.tensor)
-            out.before.append(
-                f"tlc_rows_t {name} = tlc_rows_packed({stream}, {row_bytes}, &{stream}_code, (int8_t *)(a + {scratch}));"
-            )
+        elif self.packing.weights[arg.tensor].code:
+            packed = self.packing.weights[arg.tensor]
+            comment = f"{arg.tensor} {_shape(arg.values.shape)}, {packed.bits_per_weight:.2f} bits a weight"
+            stream = self.add_array(f"w_{identifier(arg.tensor)}", packed.data, comment)
+            row = f"(int8_t *)(a + {scratch})"
+            out.before.append(f"tlc_rows_t {name} = tlc_rows_packed({stream}, {row_bytes}, &{packed.code}, {row});")
         else:
             out.before.append(f"tlc_rows_t {name} = tlc_rows_raw({self.weights(arg.tensor, arg.values)}, {row_bytes});")
         return f"&{name}"
-
-    def _packed(self, tensor: str) -> str:
-        packed = self.packed[tensor]
-        stem = f"w_{identifier(tensor)}"
-        self.add_array(stem, packed.stream, f"{tensor}, {packed.bits_per_weight:.2f} bits a weight")
-        for suffix, table in packed.tables().items():
-            self.add_array(f"{stem}_{suffix}", table, f"the code of {tensor}")
-        return stem
 
     def _scratch_offset(self, step: Step) -> int:
         name = scratch_name(step.name)

@@ -20,9 +20,9 @@ import tlc
 from tlc.boards import Board
 from tlc.bundle import Bundle
 from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
-from tlc.coding.packed import PackedWeights
 from tlc.errors import OutputError
 from tlc.graph import Tensor
+from tlc.passes.pack import Packing, table_arrays
 from tlc.passes.schedule import gradient_name
 from tlc.program import Learned, Program
 from tlc.resources import firmware_dir
@@ -94,12 +94,12 @@ class Emission:
         return sum(array.bytes for array in self.arrays)
 
 
-def emit(program: Program, packed: Mapping[str, PackedWeights]) -> Emission:
+def emit(program: Program, packing: Packing) -> Emission:
     """Turns a program's calls into C text and collects its constants."""
-    emitter = Emitter(program, packed)
+    emitter = Emitter(program, packing)
     forward, backward = emitter.forward(), emitter.backward()
     updates, refresh = _updates(program, emitter)
-    codes = _packed_codes(emitter)
+    codes = _codes(emitter)
     return Emission(program, forward, backward, updates, refresh, list(emitter.arrays.values()), codes)
 
 
@@ -299,15 +299,20 @@ def _fold_line(program: Program, emitter: Emitter, bias: Learned) -> str:
     )
 
 
-def _packed_codes(emitter: Emitter) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": f"w_{identifier(tensor)}",
-            "comment": f"the code of {tensor}",
-            "fields": packed.initializer(f"w_{identifier(tensor)}"),
-        }
-        for tensor, packed in emitter.packed.items()
-    ]
+def _codes(emitter: Emitter) -> list[dict[str, Any]]:
+    """The Huffman codes: their tables become arrays, and each a ``tlc_huffman_t``."""
+    codes = []
+    for name, tables in emitter.packing.codes.items():
+        users = [tensor for tensor, packed in emitter.packing.weights.items() if packed.code == name]
+        comment = f"the code of {', '.join(users)}"
+        fields = []
+        for table in table_arrays(tables):
+            values = np.array(table.values, np.dtype(table.c_type.removesuffix("_t")))
+            array = emitter.add_array(f"{name}_{table.field}", values, comment) if table.values else "0"
+            fields.append((table.field, array))
+        fields += [("lookup_bits", str(tables.lookup_bits)), ("first", str(tables.first))]
+        codes.append({"name": name, "comment": comment, "fields": fields})
+    return codes
 
 
 def _hash_bytes(hex_hash: str) -> str:

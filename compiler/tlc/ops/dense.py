@@ -11,11 +11,13 @@ import numpy as np
 
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import (
+    Accumulator,
     Activation,
     Address,
     Array,
     Bias,
     Call,
+    Grad,
     Operator,
     Rows,
     Table,
@@ -24,6 +26,7 @@ from tlc.ops.base import (
     quantize_multipliers,
     requantize,
 )
+from tlc.ops.training import bias_call, mask, mask_call, sum_rows
 
 
 def constant_weight(graph: Graph, node: Node) -> str | None:
@@ -107,3 +110,39 @@ class Dense(Operator):
                 Address(node.output, is_output=True),
             ),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        if 0 in wanted:
+            return None
+        x, output = graph[node.inputs[0]], graph[node.output]
+        assert x.quant
+        calls = mask_call(graph, node)
+        if 1 in wanted:
+            fields: dict[str, int | float | Table] = {
+                "samples": x.elements // x.shape[-1],
+                "in": x.shape[-1],
+                "out": output.shape[-1],
+                "in_zp": x.quant.zero_point,
+                "in_scale": float(x.quant.s),
+            }
+            args = (Address(x.name), Grad(output.name), Accumulator(node.inputs[1]))
+            calls.append(Call("tlc_dense_weight_grad_f32", "tlc_dense_grad_t", fields, args))
+        return calls + ([bias_call(graph, node)] if 2 in wanted else [])
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        quant = graph[node.inputs[0]].quant
+        assert quant
+        dy = mask(graph, node, output, dy).reshape(-1, dy.shape[-1])
+        result: dict[int, Array] = {}
+        if 1 in wanted:
+            x = (inputs[0].astype(np.int32) - quant.zero_point).astype(np.float32).reshape(len(dy), -1)
+            g = dy * np.float32(quant.s)
+            total = np.zeros(inputs[1].shape, np.float32)
+            for row, values in zip(g, x, strict=True):
+                total += np.where(row[:, None] != 0, row[:, None] * values, np.float32(0))
+            result[1] = total
+        if 2 in wanted:
+            result[2] = sum_rows(dy)
+        return result

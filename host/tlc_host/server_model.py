@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's half of a split network: inference by ONNX Runtime, training by TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc import bundle as bundles
+from tlc.bundle import Bundle
+from tlc.errors import DataError
+
+__all__ = ["ServerModel", "StepResult"]
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a training step of the host segment gives."""
+
+    loss: float
+    correct: int
+    gradient: Float
+    """d loss / d smashed, in the device's layout: (samples, ...)."""
+
+
+class ServerModel:
+    """The host segment of a bundle. Smashed data comes and gradients go in the device's layout.
+
+    Args:
+        directory: the project that ``tlc compile`` wrote.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.bundle: Bundle = bundles.load(directory)
+        self._onnx: bytes | None = (Path(directory) / "host.onnx").read_bytes() if self.bundle.split else None
+        self._session: Any = None
+        self._trainer: _Trainer | None = None
+
+    def infer(self, smashed: NDArray[np.int8]) -> list[Float]:
+        """The network's outputs in the model file's order, for (samples, ...) int8 tensors at the cut."""
+        edge = self.bundle.outputs[0]
+        real = edge.to_file(smashed)
+        if self._onnx is None:
+            return [real]
+        session = self._runtime()
+        name = session.get_inputs()[0].name
+        if _fixed_batch(session):
+            parts = [session.run(None, {name: real[i : i + 1]}) for i in range(len(real))]
+            return [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return list(session.run(None, {name: real}))
+
+    def step(self, smashed: NDArray[np.int8], labels: NDArray[Any], learning_rate: float) -> StepResult:
+        """One SGD step on the mean softmax cross-entropy of a batch; the gradient is at the weights before it.
+
+        Raises:
+            DataError: a label is out of range.
+            UnsupportedOperator: the segment holds an operator that cannot be trained.
+        """
+        if self._trainer is None:
+            if self._onnx is None:
+                raise DataError(
+                    "the whole network is on the device: there is no host segment to train", remedy="compile with a --cut"
+                )
+            self._trainer = _Trainer(self._onnx)
+        real = self.bundle.outputs[0].quant.dequantize(smashed)
+        result = self._trainer.step(self.bundle.outputs[0].origin.to_file(real), labels, learning_rate)
+        self._session = None  # its weights are old now
+        gradient = self.bundle.outputs[0].origin.from_file(result.gradient, self.bundle.outputs[0].shape)
+        return StepResult(result.loss, result.correct, gradient)
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """The trainable segment's weights by name; empty before the first step."""
+        return self._trainer.module.arrays() if self._trainer else {}
+
+    def _runtime(self) -> Any:
+        if self._session is None:
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            content = self._trainer.onnx() if self._trainer else self._onnx
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return self._session
+
+
+class _Trainer:
+    """``host.onnx`` as a TensorFlow module."""
+
+    def __init__(self, onnx_bytes: bytes) -> None:
+        import tensorflow as tf
+
+        from tlc.frontends.onnx import read_onnx
+        from tlc.learn.module import GraphModule
+        from tlc.passes.canonicalize import canonicalize
+
+        self.tf = tf
+        self.module = GraphModule(canonicalize(read_onnx(onnx_bytes)))
+        self.input = self.module.graph[self.module.graph.inputs[0]]
+        self._compiled = tf.function(self._gradients, reduce_retracing=True)
+
+    def step(self, real: Float, labels: NDArray[Any], learning_rate: float) -> StepResult:
+        """``real`` and the gradient are in the file's layout."""
+        tf = self.tf
+        classes = self.module.graph[self.module.logits].shape[-1]
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DataError(
+                f"labels run from {labels.min()} to {labels.max()}, but the network has {classes} classes",
+                remedy="number the classes from 0",
+            )
+        x = self.input.origin.from_file(real, self.input.shape) if self.input.origin else real
+        loss, correct, gradients, at_cut = self._compiled(tf.constant(x), tf.constant(labels, tf.int64))
+        for variable, gradient in zip(self.module.trainable_variables, gradients, strict=True):
+            if gradient is not None:
+                variable.assign_sub(learning_rate * gradient)
+        back = at_cut.numpy()
+        return StepResult(
+            float(loss), int(correct), self.input.origin.to_file(back) if self.input.origin else back
+        )
+
+    def _gradients(self, x: Any, labels: Any) -> Any:
+        tf = self.tf
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logits = self.module({self.input.name: x}, [self.module.logits])[self.module.logits]
+            logits = tf.reshape(logits, [tf.shape(x)[0], -1])
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        correct = tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == labels, tf.int32))
+        gradients = tape.gradient(loss, [*self.module.trainable_variables, x])
+        return loss, correct, gradients[:-1], gradients[-1]
+
+    def onnx(self) -> bytes:
+        """The segment with the weights as they are now."""
+        from tlc.frontends.onnx_writer import write_onnx
+
+        content: bytes = write_onnx(self.module.trained()).SerializeToString()
+        return content
+
+
+def _fixed_batch(session: Any) -> bool:
+    shape = session.get_inputs()[0].shape
+    return bool(shape) and shape[0] == 1
