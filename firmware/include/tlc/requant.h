@@ -25,11 +25,17 @@ static inline int32_t tlc_divide_by_pot(int32_t x, int exponent) {
     return (x >> exponent) + (remainder > threshold ? 1 : 0);
 }
 
-/* x * mult * 2^(shift - 31). */
+/* x * mult * 2^(shift - 31), mult >= 0: tlc_divide_by_pot(tlc_high_mul(x << left, mult), right), in fewer steps. With
+ * mult >= 0 nothing saturates, and the high multiply, which sends ties up whatever their sign, is one addition and shift.
+ * The division rounds ties away from zero: half of the divisor less one where the quotient is negative, then floor. */
 static inline int32_t tlc_requant(int32_t x, int32_t mult, int shift) {
-    const int left = shift > 0 ? shift : 0;
-    const int right = shift > 0 ? 0 : -shift;
-    return tlc_divide_by_pot(tlc_high_mul((int32_t)((uint32_t)x << left), mult), right);
+    const int32_t scaled = shift > 0 ? (int32_t)((uint32_t)x << shift) : x;
+    const int32_t high = (int32_t)(((int64_t)scaled * mult + ((int64_t)1 << 30)) >> 31);
+    if (shift >= 0) {
+        return high;
+    }
+    const int32_t nudged = high + (high >> 31);
+    return (nudged >> -shift) + ((nudged >> (-shift - 1)) & 1);
 }
 
 static inline int8_t tlc_clamp_s8(int32_t x, int32_t low, int32_t high) {
