@@ -3,7 +3,34 @@
 
 from __future__ import annotations
 
+from tlc.ops.add import Add
 from tlc.ops.base import Operator
+from tlc.ops.batch_norm import BatchNorm
+from tlc.ops.clamp import Clamp
 from tlc.ops.dense import Dense
+from tlc.ops.mul import Mul
+from tlc.ops.opaque import Opaque
+from tlc.ops.pad import Pad
+from tlc.ops.quantize import Quantize
+from tlc.ops.reshape import Reshape
+from tlc.ops.softmax import Softmax
+from tlc.ops.sub import Sub
+from tlc.ops.transpose import Transpose
 
-REGISTRY: dict[str, Operator] = {op.name: op for op in (Dense(),)}
+REGISTRY: dict[str, Operator] = {
+    op.name: op
+    for op in (
+        Add(),
+        BatchNorm(),
+        Clamp(),
+        Dense(),
+        Mul(),
+        Opaque(),
+        Pad(),
+        Quantize(),
+        Reshape(),
+        Softmax(),
+        Sub(),
+        Transpose(),
+    )
+}

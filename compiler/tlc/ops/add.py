@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Elementwise addition with broadcast; :mod:`tlc.ops.sub` differs in a sign and in how its multipliers are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlc.graph import Graph, Node, Quant, Shape
+from tlc.ops.base import (
+    Activation,
+    Address,
+    Array,
+    Call,
+    Operator,
+    Table,
+    activation_range,
+    apply_activation,
+    broadcast_shape,
+    quantize_multiplier,
+    requantize,
+)
+from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
+
+LEFT_SHIFT = 20
+"""Both terms get this many fraction bits before they are rescaled: 255 · 2^20 leaves room for a sum in int32."""
+
+Multipliers = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""(multiplier, shift) of the first input, of the second, and of the output."""
+
+
+def activations_of_full_rank(graph: Graph, node: Node) -> str | None:
+    """An input that is computed must have as many axes as the output (a constant may have fewer)."""
+    rank = len(graph[node.output].shape)
+    names = [name for name in graph.activations(node) if len(graph[name].shape) != rank]
+    return f"'{names[0]}' has shape {graph[names[0]].shape}" if names else None
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Inputs: a, b; either may be constant."""
+
+    activation: Activation = Activation.NONE
+
+
+class Add(Operator):
+    """a + b by NumPy's broadcast."""
+
+    name = "add"
+    Attrs = Attrs
+    rules = (rank_at_most_five, activations_of_full_rank, one_sample)
+    in_place = True
+    sign = 1
+
+    def infer(self, graph: Graph, node: Node) -> Shape:
+        return broadcast_shape(graph[node.inputs[0]], graph[node.inputs[1]])
+
+    def multipliers(self, a: Quant, b: Quant, out: Quant) -> Multipliers:
+        """Inputs relative to twice the larger scale, output from there back (TFLM's ``CalculateOpDataAdd``, in double)."""
+        twice = 2.0 * max(a.s, b.s)
+        return (
+            quantize_multiplier(a.s / twice),
+            quantize_multiplier(b.s / twice),
+            quantize_multiplier(twice / ((1 << LEFT_SHIFT) * out.s)),
+        )
+
+    def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
+        return apply_activation(node.attrs.activation, inputs[0] + self.sign * inputs[1])
+
+    def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
+        a, b, out = _quants(graph, node)
+        of_a, of_b, of_out = self.multipliers(a, b, out)
+        first = requantize((inputs[0].astype(np.int64) - a.zero_point) << LEFT_SHIFT, *of_a)
+        second = requantize((inputs[1].astype(np.int64) - b.zero_point) << LEFT_SHIFT, *of_b)
+        y = requantize(first + self.sign * second, *of_out) + out.zero_point
+        clamped: Array = np.clip(y, *activation_range(node.attrs.activation, out)).astype(np.int8)
+        return clamped
+
+    def call(self, graph: Graph, node: Node) -> Call:
+        a, b, out = _quants(graph, node)
+        of_a, of_b, of_out = self.multipliers(a, b, out)
+        low, high = activation_range(node.attrs.activation, out)
+        loops = pair_loops(graph[node.inputs[0]].shape, graph[node.inputs[1]].shape)
+        return Call(
+            f"tlc_{self.name}_s8",
+            "tlc_add_t",
+            {
+                "rank": len(loops),
+                "loops": Table("loops", loops),
+                "a_zp": a.zero_point,
+                "a_mult": of_a[0],
+                "a_shift": of_a[1],
+                "b_zp": b.zero_point,
+                "b_mult": of_b[0],
+                "b_shift": of_b[1],
+                "out_zp": out.zero_point,
+                "out_mult": of_out[0],
+                "out_shift": of_out[1],
+                "act_min": low,
+                "act_max": high,
+            },
+            (Address(node.inputs[0]), Address(node.inputs[1]), Address(node.output, is_output=True)),
+        )
+
+
+def _quants(graph: Graph, node: Node) -> tuple[Quant, Quant, Quant]:
+    a, b, out = (graph[name].quant for name in (*node.inputs, node.output))
+    assert a and b and out
+    return a, b, out

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A constant around a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlc.graph import Graph, Node, Quant, Shape
+from tlc.ops.base import Address, Array, Call, Operator, Table
+from tlc.ops.loops import merge_loops, one_sample, rank_at_most_five, same_quantization, strides
+
+
+def pads_not_negative(graph: Graph, node: Node) -> str | None:
+    """Pads must not be negative (that would be a crop)."""
+    return f"they are {node.attrs.pads}" if min(min(pair) for pair in node.attrs.pads) < 0 else None
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Input: x. ``pads`` per axis: how many values before and after; ``value`` is a real, saturated to x's range."""
+
+    pads: tuple[tuple[int, int], ...]
+    value: float = 0.0
+
+
+class Pad(Operator):
+    """x with ``value`` around it."""
+
+    name = "pad"
+    Attrs = Attrs
+    rules = (rank_at_most_five, pads_not_negative, one_sample, same_quantization)
+    same_quant = True
+
+    def infer(self, graph: Graph, node: Node) -> Shape:
+        shape = graph[node.inputs[0]].shape
+        return tuple(before + n + after for n, (before, after) in zip(shape, node.attrs.pads, strict=True))
+
+    def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        return tf.pad(inputs[0], node.attrs.pads, constant_values=node.attrs.value)
+
+    def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
+        return np.pad(inputs[0], node.attrs.pads, constant_values=_value(graph[node.output].quant, node.attrs.value))
+
+    def call(self, graph: Graph, node: Node) -> Call:
+        x, y = graph[node.inputs[0]], graph[node.output]
+        steps = strides(y.shape)
+        loops = merge_loops(zip(x.shape, strides(x.shape), steps, strict=True))
+        return Call(
+            "tlc_pad_s8",
+            "tlc_pad_t",
+            {
+                "rank": len(loops),
+                "loops": Table("loops", loops),
+                "count": y.elements,
+                "offset": sum(before * step for (before, _), step in zip(node.attrs.pads, steps, strict=True)),
+                "value": _value(y.quant, node.attrs.value),
+            },
+            (Address(x.name), Address(y.name, is_output=True)),
+        )
+
+
+def _value(quant: Quant | None, real: float) -> int:
+    assert quant
+    return int(quant.quantize(np.array(real)))

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same bytes under another shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlc.errors import ModelError
+from tlc.graph import Graph, Node, Shape
+from tlc.ops.base import Array, Operator
+from tlc.ops.loops import one_sample, rank_at_most_five, same_quantization
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Input: x. ``shape`` is the output's, its leading axis 1."""
+
+    shape: Shape
+
+
+class Reshape(Operator):
+    """x under another shape; the batch axis stays."""
+
+    name = "reshape"
+    Attrs = Attrs
+    rules = (rank_at_most_five, one_sample, same_quantization)
+    same_quant = True
+    alias = True
+
+    def infer(self, graph: Graph, node: Node) -> Shape:
+        x, shape = graph[node.inputs[0]], tuple(node.attrs.shape)
+        if int(np.prod(shape, dtype=np.int64)) != x.elements:
+            raise ModelError(
+                f"a reshape must keep the number of values, but {x.shape} becomes {shape}",
+                where=f"reshape '{node.name}'",
+            )
+        return shape
+
+    def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        return tf.reshape(inputs[0], (-1, *node.attrs.shape[1:]))
+
+    def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
+        return inputs[0].reshape(len(inputs[0]), *node.attrs.shape[1:])
+
+    def call(self, graph: Graph, node: Node) -> None:
+        return None
