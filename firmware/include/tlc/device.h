@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * device.h: the firmware application: link + model + port + the user's two hooks.
+ *
+ *     static tlc_device_t device;
+ *     static uint32_t link_memory[(TLC_LINK_MEMORY(8, 256) + 3) / 4];
+ *
+ *     tlc_device_config_t config;
+ *     tlc_device_defaults(&config);
+ *     config.model = &tlc_model;
+ *     config.port = &port;
+ *     config.arena = arena;                  16-byte aligned, TLC_MODEL_ARENA_BYTES
+ *     config.state = state;                  16-byte aligned, TLC_MODEL_STATE_BYTES; NULL when that is 0
+ *     config.link_memory = link_memory;
+ *     config.link_memory_bytes = sizeof link_memory;
+ *     config.board = "qemu-m4";
+ *     config.sample = tlc_app_sample;
+ *     config.result = tlc_app_result;
+ *     if (tlc_device_init(&device, &config) != TLC_OK) { ... }
+ *     for (;;) {
+ *         if (!tlc_device_poll(&device)) { wait for an interrupt or a millisecond }
+ *     }
+ *
+ * Little-endian CPUs only: tensors go over the link as they lie in memory.
+ */
+#ifndef TLC_DEVICE_H
+#define TLC_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tlc/link.h"
+#include "tlc/messages.h"
+#include "tlc/model.h"
+#include "tlc/port.h"
+
+#ifndef TLC_DEVICE_LOG_BYTES
+#define TLC_DEVICE_LOG_BYTES 80 /* longest log line */
+#endif
+
+typedef struct {
+    const tlc_model_t *model;
+    const tlc_port_t *port;
+    uint8_t *arena; /* (model->arena_bytes), 16-byte aligned */
+    uint8_t *state; /* (model->state_bytes), 16-byte aligned; NULL for a frozen model */
+
+    void *link_memory; /* TLC_LINK_MEMORY(window, fragment), 4-byte aligned */
+    size_t link_memory_bytes;
+    uint16_t fragment;   /* largest payload of a frame; default 256 */
+    uint8_t window;      /* our frames on their way; default 8 */
+    uint8_t peer_window; /* the host's frames on their way: what the port buffers while nobody reads; default 8 */
+
+    /* Optional: tensors are received here, while the model runs. NULL: straight into the arena, while it does not.
+     * 4-byte aligned. */
+    uint8_t *message;
+    uint32_t message_bytes;
+    /* Optional: outputs are copied here and sent from here, so that the next pass need not wait. NULL: sent from
+     * the arena. */
+    uint8_t *output;
+    uint32_t output_bytes; /* at least all the outputs together */
+    /* Optional: float values of the hooks, all the inputs together or the result, whichever is more. NULL: the arena
+     * serves, where it is large enough. */
+    float *values;
+    uint32_t value_count;
+    uint32_t *layer_ticks; /* optional (model->layer_count): ticks of each layer of the last forward pass */
+    uint32_t (*stack_bytes)(void *port_self); /* optional: most stack ever used */
+
+    const char *board;    /* its name, at most 24 bytes are told */
+    uint8_t reset_reason; /* tlc_reset_t */
+    bool standalone;      /* the whole model is here (--cut none): results need no host */
+
+    /* The user's hooks; either may be NULL. values: all the inputs, one after another. */
+    bool (*sample)(void *app, float *values);
+    void (*result)(void *app, const float *values, uint32_t count);
+    void *app;
+} tlc_device_config_t;
+
+typedef struct tlc_device {
+    tlc_device_config_t config;
+    tlc_ctx_t ctx;
+    tlc_link_t link;
+    uint32_t boot;
+    uint32_t boot_ms;
+
+    uint32_t session; /* that HELLO was sent in */
+    bool hello_due;
+    bool welcomed;
+    bool busy; /* the model runs */
+    uint32_t token;
+
+    tlc_link_message_t held; /* the message being answered */
+    bool holding;
+    bool answered; /* ... and only to be released */
+
+    tlc_common_t forward; /* whose pass the arena holds */
+    bool keep;            /* a BACKWARD was promised */
+    uint32_t backward;    /* request of the pass whose gradient was accumulated last; 0: none */
+    uint32_t step;        /* last step applied */
+    uint64_t forward_ticks, backward_ticks, update_ticks;
+    uint32_t forwards, backwards;
+
+    bool outputs_due; /* SMASHED messages to be queued: */
+    bool outputs_copied;
+    bool output_in_use; /* all payloads on their way lie in config.output */
+    uint8_t output_next;
+    uint8_t output_flags;
+    uint32_t output_session;
+    uint32_t sample_count;
+    uint32_t sample_request; /* RESULT awaited; 0: none */
+    uint32_t sample_ms;
+
+    uint64_t layer_start;
+    uint32_t log_dropped;
+    uint8_t scratch[TLC_HELLO_BYTES + TLC_HELLO_MAX_NAME];
+    uint8_t log[TLC_DEVICE_LOG_BYTES];
+} tlc_device_t;
+
+/* Everything 0 but fragment, window and peer_window. */
+void tlc_device_defaults(tlc_device_config_t *config);
+
+/* Copies *config; the memory it points to stays the caller's and in use. The learned tensors get their values from
+ * flash. */
+TLC_MUST_CHECK tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *config);
+
+/* Does what there is to do: reads the port, answers at most one message, takes a sample, writes to the port.
+ * False: nothing happened, so the caller may sleep until the next interrupt or millisecond. */
+bool tlc_device_poll(tlc_device_t *device);
+
+/* Sends a line to the host's log: 10 debug, 20 info, 30 warning, 40 error. False: no host, or one line is still on
+ * its way; the line is dropped. */
+bool tlc_device_log(tlc_device_t *device, uint8_t level, const char *text);
+
+/* Takes a step off the port: reads, acknowledges, writes, answers nothing. For a port's own long waits. */
+void tlc_device_pump(tlc_device_t *device);
+
+/* Quantizes all inputs into the arena; NaN becomes the zero point. values (elements of all inputs). */
+void tlc_quantize_inputs(tlc_ctx_t *ctx, const float *values);
+/* Forward with the context's bookkeeping. */
+TLC_MUST_CHECK tlc_status_t tlc_run_forward(tlc_ctx_t *ctx);
+/* Writes the gradient (scale * q, or float32 when dtype is TLC_F32) into the arena; `from` may lie in the arena where
+ * the tensor ends. NUMERIC: not finite. */
+TLC_MUST_CHECK tlc_status_t tlc_load_gradient(tlc_ctx_t *ctx, uint8_t dtype, float scale, const uint8_t *from,
+                                              uint32_t bytes);
+
+#endif /* TLC_DEVICE_H */

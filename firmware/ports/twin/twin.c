@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * twin.c: a compiled model as a shared library. All state lies in memory that the caller gives, so one
+ * process can hold as many devices as it has memory. This comment is the contract; every function returns a
+ * tlc_status_t (0: done) unless it says otherwise, and none keeps a pointer that it is given, `memory` apart.
+ *
+ *   size_t   tlc_twin_bytes(void)            bytes of `memory`; align it to 16
+ *   uint32_t tlc_twin_arena_bytes(void), tlc_twin_state_bytes(void), tlc_twin_param_bytes(void),
+ *            tlc_twin_input_bytes(void)      all the inputs together, int8
+ *            tlc_twin_output_bytes(void)     all the outputs together, int8
+ *            tlc_twin_gradient_elements(void)  of the float32 gradient; 0 for a frozen model
+ *   void     tlc_twin_hash(uint8_t hash[32])
+ *   int      tlc_twin_init(void *memory, uint32_t boot, int standalone)
+ *                                            a fresh device: values from flash, no session. `boot` must differ from
+ *                                            boot to boot of the same device
+ *
+ * The model, called directly (arrays: one tensor after another, in the model's order):
+ *   int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs)
+ *   int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count)
+ *   int tlc_twin_backward(void *memory, const float *gradient)      after tlc_twin_forward
+ *   int tlc_twin_update(void *memory, float learning_rate, uint32_t step, uint32_t seed)
+ *   int tlc_twin_get_params(void *memory, uint8_t *bytes), tlc_twin_set_params(void *memory, const uint8_t *bytes)
+ *   int tlc_twin_reset(void *memory)         learned tensors back to the values in flash
+ *   int tlc_twin_quantize(void *memory, const float *values, int8_t *inputs)   the device's own quantizer
+ *   int tlc_twin_read_arena(void *memory, uint32_t offset, uint8_t *bytes, uint32_t count)   for tests
+ *
+ * The device's main loop, over byte pipes:
+ *   size_t tlc_twin_receive(void *memory, const uint8_t *bytes, size_t count)  host -> device; how many it took
+ *   int    tlc_twin_poll(void *memory, uint32_t now_ms)                         1: something was done, call again
+ *   size_t tlc_twin_send(void *memory, uint8_t *bytes, size_t capacity)        device -> host; how many
+ *   void   tlc_twin_sample(void *memory, const float *values)                  the next sample of its sensor
+ *   int    tlc_twin_result(void *memory, float *values, uint32_t capacity)     the last result's count, -1: none;
+ *                                                                              taken once
+ *
+ * Build with the firmware's sources and the generated model; TLC_TWIN_FRAGMENT, TLC_TWIN_WINDOW,
+ * TLC_TWIN_PIPE may be set with -D.
+ */
+#include <string.h>
+
+#include "tlc/device.h"
+
+#ifndef TLC_TWIN_FRAGMENT
+#define TLC_TWIN_FRAGMENT 1024
+#endif
+#ifndef TLC_TWIN_WINDOW
+#define TLC_TWIN_WINDOW 16
+#endif
+#ifndef TLC_TWIN_PIPE
+#define TLC_TWIN_PIPE 4096 /* bytes that each direction holds, as a board's UART buffer does */
+#endif
+#define TLC_TWIN_RESULTS 1024 /* floats of a result that are kept */
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+extern const tlc_model_t tlc_model;
+
+typedef struct {
+    uint32_t first, count;
+    uint8_t bytes[TLC_TWIN_PIPE];
+} pipe_t;
+
+typedef struct {
+    tlc_device_t device;
+    tlc_port_t port;
+    uint32_t now_ms;
+    uint32_t boot;
+    pipe_t in, out;
+    uint32_t link[(TLC_LINK_MEMORY(TLC_TWIN_WINDOW, TLC_TWIN_FRAGMENT) + 3) / 4];
+    uint64_t ticks;
+    float results[TLC_TWIN_RESULTS];
+    int32_t result_count;
+    uint8_t has_sample;
+} twin_t;
+
+/* Laid out behind the twin, each aligned to 16: arena, state, message buffer, output buffer, values, sample. */
+enum { ARENA, STATE, MESSAGE, OUTPUT, VALUES, SAMPLE, PARTS };
+
+static size_t align(size_t bytes) { return (bytes + 15u) & ~(size_t)15; }
+
+static uint32_t sum(const tlc_tensor_t *tensors, uint32_t count) {
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        total += tensors[i].elements;
+    }
+    return total;
+}
+
+static uint32_t input_bytes(void) { return sum(tlc_model.inputs, tlc_model.input_count); }
+static uint32_t output_bytes(void) { return sum(tlc_model.outputs, tlc_model.output_count); }
+static uint32_t gradient_elements(void) { return tlc_model.gradient ? tlc_model.gradient->elements : 0; }
+
+static size_t part_bytes(int part) {
+    const size_t values = input_bytes() > output_bytes() ? input_bytes() : output_bytes();
+    size_t message = input_bytes();
+    switch (part) {
+    case ARENA:
+        return tlc_model.arena_bytes;
+    case STATE:
+        return tlc_model.state_bytes;
+    case MESSAGE:
+        message = message > 4u * (size_t)gradient_elements() ? message : 4u * (size_t)gradient_elements();
+        message = message > tlc_model.param_bytes ? message : tlc_model.param_bytes;
+        return message > 4096 ? message : 4096;
+    case OUTPUT:
+        return output_bytes();
+    case VALUES:
+        return sizeof(float) * values;
+    default:
+        return sizeof(float) * (size_t)input_bytes();
+    }
+}
+
+static uint8_t *part(void *memory, int wanted) {
+    uint8_t *at = (uint8_t *)memory + align(sizeof(twin_t));
+    for (int i = 0; i < wanted; i++) {
+        at += align(part_bytes(i));
+    }
+    return at;
+}
+
+static size_t pipe_put(pipe_t *pipe, const uint8_t *bytes, size_t count) {
+    size_t done = 0;
+    while (done < count && pipe->count < TLC_TWIN_PIPE) {
+        const uint32_t at = (pipe->first + pipe->count) % TLC_TWIN_PIPE;
+        size_t run = at < pipe->first ? pipe->first - at : TLC_TWIN_PIPE - at; /* free bytes in one piece */
+        run = run < count - done ? run : count - done;
+        memcpy(pipe->bytes + at, bytes + done, run);
+        pipe->count += (uint32_t)run;
+        done += run;
+    }
+    return done;
+}
+
+static size_t pipe_get(pipe_t *pipe, uint8_t *bytes, size_t capacity) {
+    size_t done = 0;
+    while (done < capacity && pipe->count) {
+        size_t run = TLC_TWIN_PIPE - pipe->first;
+        run = run < pipe->count ? run : pipe->count;
+        run = run < capacity - done ? run : capacity - done;
+        memcpy(bytes + done, pipe->bytes + pipe->first, run);
+        pipe->first = (uint32_t)((pipe->first + run) % TLC_TWIN_PIPE);
+        pipe->count -= (uint32_t)run;
+        done += run;
+    }
+    return done;
+}
+
+static size_t port_read(void *self, uint8_t *bytes, size_t capacity) {
+    return pipe_get(&((twin_t *)self)->in, bytes, capacity);
+}
+
+static size_t port_write(void *self, const uint8_t *bytes, size_t count) {
+    return pipe_put(&((twin_t *)self)->out, bytes, count);
+}
+
+static uint32_t port_millis(void *self) { return ((twin_t *)self)->now_ms; }
+
+/* A twin has no instruction counter; calls are counted, so that figures repeat exactly. */
+static uint64_t port_ticks(void *self) { return ((twin_t *)self)->ticks++; }
+
+static uint32_t port_entropy(void *self) { return ((twin_t *)self)->boot; }
+
+static bool app_sample(void *app, float *values) {
+    twin_t *twin = app;
+    if (!twin->has_sample) {
+        return false;
+    }
+    memcpy(values, part(twin, SAMPLE), part_bytes(SAMPLE));
+    twin->has_sample = 0;
+    return true;
+}
+
+static void app_result(void *app, const float *values, uint32_t count) {
+    twin_t *twin = app;
+    const uint32_t kept = count < TLC_TWIN_RESULTS ? count : TLC_TWIN_RESULTS;
+    memcpy(twin->results, values, sizeof(float) * kept);
+    twin->result_count = (int32_t)kept;
+}
+
+EXPORT size_t tlc_twin_bytes(void) {
+    size_t total = align(sizeof(twin_t));
+    for (int i = 0; i < PARTS; i++) {
+        total += align(part_bytes(i));
+    }
+    return total;
+}
+
+EXPORT uint32_t tlc_twin_arena_bytes(void) { return tlc_model.arena_bytes; }
+EXPORT uint32_t tlc_twin_state_bytes(void) { return tlc_model.state_bytes; }
+EXPORT uint32_t tlc_twin_param_bytes(void) { return tlc_model.param_bytes; }
+EXPORT uint32_t tlc_twin_input_bytes(void) { return input_bytes(); }
+EXPORT uint32_t tlc_twin_output_bytes(void) { return output_bytes(); }
+EXPORT uint32_t tlc_twin_gradient_elements(void) { return gradient_elements(); }
+EXPORT void tlc_twin_hash(uint8_t *hash) { memcpy(hash, tlc_model.bundle_hash, TLC_HASH_BYTES); }
+
+EXPORT int tlc_twin_init(void *memory, uint32_t boot, int standalone) {
+    if (!memory || ((uintptr_t)memory & 15u) != 0) {
+        return TLC_ERR_ARG;
+    }
+    memset(memory, 0, tlc_twin_bytes());
+    twin_t *twin = memory;
+    twin->boot = boot;
+    twin->result_count = -1;
+    twin->port.read = port_read;
+    twin->port.write = port_write;
+    twin->port.millis = port_millis;
+    twin->port.ticks = port_ticks;
+    twin->port.entropy = port_entropy;
+    twin->port.self = twin;
+    tlc_device_config_t config;
+    tlc_device_defaults(&config);
+    config.model = &tlc_model;
+    config.port = &twin->port;
+    config.arena = part(memory, ARENA);
+    config.state = tlc_model.state_bytes ? part(memory, STATE) : NULL;
+    config.link_memory = twin->link;
+    config.link_memory_bytes = sizeof twin->link;
+    config.fragment = TLC_TWIN_FRAGMENT;
+    config.window = TLC_TWIN_WINDOW;
+    config.peer_window = TLC_TWIN_WINDOW;
+    config.message = part(memory, MESSAGE);
+    config.message_bytes = (uint32_t)part_bytes(MESSAGE);
+    config.output = part(memory, OUTPUT);
+    config.output_bytes = output_bytes();
+    config.values = (float *)(void *)part(memory, VALUES);
+    config.value_count = (uint32_t)(part_bytes(VALUES) / sizeof(float));
+    config.board = "twin";
+    config.reset_reason = TLC_RESET_POWER;
+    config.standalone = standalone != 0;
+    config.sample = app_sample;
+    config.result = app_result;
+    config.app = twin;
+    return tlc_device_init(&twin->device, &config);
+}
+
+EXPORT int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs) {
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    for (uint32_t i = 0; i < tlc_model.input_count; i++) {
+        memcpy(ctx->arena + tlc_model.inputs[i].offset, inputs, tlc_model.inputs[i].elements);
+        inputs += tlc_model.inputs[i].elements;
+    }
+    const tlc_status_t status = tlc_run_forward(ctx);
+    for (uint32_t i = 0; i < tlc_model.output_count; i++) {
+        memcpy(outputs, ctx->arena + tlc_model.outputs[i].offset, tlc_model.outputs[i].elements);
+        outputs += tlc_model.outputs[i].elements;
+    }
+    return status;
+}
+
+EXPORT int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count) {
+    int status = TLC_OK;
+    for (size_t i = 0; i < count && status == TLC_OK; i++) {
+        status = tlc_twin_forward(memory, inputs + i * input_bytes(), outputs + i * output_bytes());
+    }
+    return status;
+}
+
+EXPORT int tlc_twin_backward(void *memory, const float *gradient) {
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    if (!tlc_model.backward || !ctx->has_forward) {
+        return TLC_ERR_STATE;
+    }
+    const tlc_status_t status =
+        tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_elements());
+    return status == TLC_OK ? tlc_model.backward(ctx) : status;
+}
+
+EXPORT int tlc_twin_update(void *memory, float learning_rate, uint32_t step, uint32_t seed) {
+    const tlc_step_t told = {learning_rate, step, seed};
+    return tlc_model.update ? tlc_model.update(&((twin_t *)memory)->device.ctx, &told) : TLC_ERR_STATE;
+}
+
+EXPORT int tlc_twin_get_params(void *memory, uint8_t *bytes) {
+    if (tlc_model.param_bytes) {
+        memcpy(bytes, ((twin_t *)memory)->device.ctx.state, tlc_model.param_bytes);
+    }
+    return TLC_OK;
+}
+
+EXPORT int tlc_twin_set_params(void *memory, const uint8_t *bytes) {
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    if (tlc_model.param_bytes) {
+        memcpy(ctx->state, bytes, tlc_model.param_bytes);
+        if (tlc_model.refresh) {
+            tlc_model.refresh(ctx);
+        }
+    }
+    ctx->has_forward = 0;
+    return TLC_OK;
+}
+
+EXPORT int tlc_twin_reset(void *memory) {
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    if (tlc_model.init) {
+        tlc_model.init(ctx);
+    }
+    ctx->samples = 0;
+    ctx->has_forward = 0;
+    return TLC_OK;
+}
+
+EXPORT int tlc_twin_quantize(void *memory, const float *values, int8_t *inputs) {
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    tlc_quantize_inputs(ctx, values);
+    for (uint32_t i = 0; i < tlc_model.input_count; i++) {
+        memcpy(inputs, ctx->arena + tlc_model.inputs[i].offset, tlc_model.inputs[i].elements);
+        inputs += tlc_model.inputs[i].elements;
+    }
+    return TLC_OK;
+}
+
+EXPORT int tlc_twin_read_arena(void *memory, uint32_t offset, uint8_t *bytes, uint32_t count) {
+    if (offset > tlc_model.arena_bytes || count > tlc_model.arena_bytes - offset) {
+        return TLC_ERR_ARG;
+    }
+    memcpy(bytes, ((twin_t *)memory)->device.ctx.arena + offset, count);
+    return TLC_OK;
+}
+
+EXPORT size_t tlc_twin_receive(void *memory, const uint8_t *bytes, size_t count) {
+    return pipe_put(&((twin_t *)memory)->in, bytes, count);
+}
+
+EXPORT int tlc_twin_poll(void *memory, uint32_t now_ms) {
+    twin_t *twin = memory;
+    twin->now_ms = now_ms;
+    return tlc_device_poll(&twin->device) ? 1 : 0;
+}
+
+EXPORT size_t tlc_twin_send(void *memory, uint8_t *bytes, size_t capacity) {
+    return pipe_get(&((twin_t *)memory)->out, bytes, capacity);
+}
+
+EXPORT void tlc_twin_sample(void *memory, const float *values) {
+    memcpy(part(memory, SAMPLE), values, part_bytes(SAMPLE));
+    ((twin_t *)memory)->has_sample = 1;
+}
+
+EXPORT int tlc_twin_result(void *memory, float *values, uint32_t capacity) {
+    twin_t *twin = memory;
+    const int32_t count = twin->result_count;
+    if (count < 0 || (uint32_t)count > capacity) {
+        return -1;
+    }
+    memcpy(values, twin->results, sizeof(float) * (size_t)count);
+    twin->result_count = -1;
+    return count;
+}

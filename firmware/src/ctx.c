@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ctx.c: an instance of a model, its inputs and its gradient.
+ */
+#include <string.h>
+
+#include "tlc/bytes.h"
+#include "tlc/device.h"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "tensors go over the link as they lie in memory: little-endian CPUs only"
+#endif
+
+tlc_status_t tlc_ctx_init(tlc_ctx_t *ctx, const tlc_model_t *model, uint8_t *arena, uint8_t *state) {
+    if (!model || (!arena && model->arena_bytes) || (!state && model->state_bytes) || ((uintptr_t)arena & 15u) != 0 ||
+        ((uintptr_t)state & 15u) != 0) {
+        return TLC_ERR_ARG;
+    }
+    memset(ctx, 0, sizeof *ctx);
+    ctx->model = model;
+    ctx->arena = arena;
+    ctx->state = state;
+    if (model->init) {
+        model->init(ctx);
+    }
+    return TLC_OK;
+}
+
+/* Nearest, ties away from zero, as LiteRT's QUANTIZE; without libm. */
+static int8_t quantize(float value, float scale, int32_t zero_point) {
+    if (value != value) {
+        return (int8_t)zero_point;
+    }
+    float real = value / scale;
+    real = real > 1024.0f ? 1024.0f : real < -1024.0f ? -1024.0f : real;
+    int32_t q = (int32_t)real;
+    const float rest = real - (float)q;
+    if (rest >= 0.5f) {
+        q++;
+    } else if (rest <= -0.5f) {
+        q--;
+    }
+    q += zero_point;
+    return (int8_t)(q < -128 ? -128 : q > 127 ? 127 : q);
+}
+
+void tlc_quantize_inputs(tlc_ctx_t *ctx, const float *values) {
+    const tlc_model_t *model = ctx->model;
+    ctx->has_forward = 0;
+    if ((const uint8_t *)values == ctx->arena) { /* one input; the floats lie where the int8 values go */
+        for (uint32_t i = 0; i < model->inputs[0].elements; i++) {
+            float value;
+            memcpy(&value, ctx->arena + 4u * i, sizeof value);
+            ctx->arena[i] = (uint8_t)quantize(value, model->inputs[0].scale, model->inputs[0].zero_point);
+        }
+        memmove(ctx->arena + model->inputs[0].offset, ctx->arena, model->inputs[0].elements);
+        return;
+    }
+    for (uint32_t input = 0; input < model->input_count; input++) {
+        const tlc_tensor_t *tensor = &model->inputs[input];
+        uint8_t *to = ctx->arena + tensor->offset;
+        for (uint32_t i = 0; i < tensor->elements; i++) {
+            to[i] = (uint8_t)quantize(*values++, tensor->scale, tensor->zero_point);
+        }
+    }
+}
+
+tlc_status_t tlc_run_forward(tlc_ctx_t *ctx) {
+    ctx->has_forward = 0;
+    const tlc_status_t status = ctx->model->forward(ctx);
+    if (status == TLC_OK && ctx->model->backward) {
+        ctx->has_forward = 1;
+    }
+    return status;
+}
+
+static bool finite(float value) { /* neither NaN nor infinite: the exponent is not all ones */
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (bits & 0x7F800000u) != 0x7F800000u;
+}
+
+tlc_status_t tlc_load_gradient(tlc_ctx_t *ctx, uint8_t dtype, float scale, const uint8_t *from, uint32_t bytes) {
+    const tlc_tensor_t *tensor = ctx->model->gradient;
+    if (!tensor) {
+        return TLC_ERR_STATE;
+    }
+    uint8_t *to = ctx->arena + tensor->offset;
+    if (dtype == TLC_F32) {
+        if (bytes != 4u * tensor->elements) {
+            return TLC_ERR_SIZE;
+        }
+        if (from != to) {
+            memmove(to, from, bytes);
+        }
+    } else if (dtype == TLC_S8) {
+        if (bytes != tensor->elements) {
+            return TLC_ERR_SIZE;
+        }
+        for (uint32_t i = 0; i < tensor->elements; i++) { /* upwards: value i lies at or behind 4 * i */
+            const float value = scale * (float)(int8_t)from[i];
+            memcpy(to + 4u * i, &value, sizeof value);
+        }
+    } else {
+        return TLC_ERR_ARG;
+    }
+    for (uint32_t i = 0; i < tensor->elements; i++) {
+        float value;
+        memcpy(&value, to + 4u * i, sizeof value);
+        if (!finite(value)) {
+            return TLC_ERR_NUMERIC;
+        }
+    }
+    return TLC_OK;
+}

@@ -1,0 +1,761 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * device.c: answers the host's messages, one at a time; see device.h and PROTOCOL.md, section 9.
+ *
+ * Outputs and parameters are sent from where they lie, so nothing may write there until the host has
+ * acknowledged them: a message is looked at only when no payload is on its way.
+ */
+#include "tlc/device.h"
+
+#include "tlc/bytes.h"
+
+#define RESULT_WAIT_MS 5000u    /* how long the device waits for the RESULT of its sample */
+#define RESULT_MAX_BYTES 4096u  /* of float values that it takes */
+#define OWN_REQUEST 0x80000000u /* set in the request numbers that the device chooses */
+#define READS_PER_POLL 16
+
+static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+static uint32_t now_ms(const tlc_device_t *device) { return device->config.port->millis(device->config.port->self); }
+static uint64_t ticks(const tlc_device_t *device) { return device->config.port->ticks(device->config.port->self); }
+
+/* ---- where messages arrive ---- */
+
+static uint8_t *place_in_arena(tlc_device_t *device, uint8_t type, uint32_t payload_bytes, uint8_t index) {
+    const tlc_model_t *model = device->config.model;
+    uint8_t *const arena = device->config.arena;
+    switch (type) {
+    case TLC_MSG_FORWARD:
+        if (index >= model->input_count || payload_bytes != model->inputs[index].elements) {
+            return NULL;
+        }
+        device->ctx.has_forward = 0;
+        return arena + model->inputs[index].offset;
+    case TLC_MSG_BACKWARD: /* bytes go to the tensor's end, so that they can be spread upwards */
+        if (!model->gradient ||
+            (payload_bytes != model->gradient->elements && payload_bytes != 4u * model->gradient->elements)) {
+            return NULL;
+        }
+        return arena + model->gradient->offset + (4u * model->gradient->elements - payload_bytes);
+    case TLC_MSG_RESULT:
+    case TLC_MSG_SET_PARAMS:
+        if (payload_bytes > model->arena_bytes) {
+            return NULL;
+        }
+        device->ctx.has_forward = 0;
+        return arena;
+    default:
+        return NULL;
+    }
+}
+
+static bool place(void *arg, uint8_t type, uint32_t length, uint32_t offset, const uint8_t *bytes, size_t count,
+                  tlc_link_place_t *where) {
+    tlc_device_t *device = arg;
+    const uint32_t header_bytes = tlc_message_header_bytes(type);
+    where->header_bytes = min_u32(header_bytes, TLC_LINK_HEADER_BYTES);
+    where->payload = NULL;
+    if (length <= header_bytes || header_bytes > TLC_LINK_HEADER_BYTES) {
+        return true; /* too short, or no bulk message: answered when it is whole */
+    }
+    const uint32_t payload_bytes = length - header_bytes;
+    if (device->config.message) {
+        if (payload_bytes <= device->config.message_bytes) {
+            where->payload = device->config.message;
+        }
+        return true;
+    }
+    if (device->busy || device->outputs_due || tlc_link_payloads(&device->link)) {
+        return false;
+    }
+    uint8_t index = 0;
+    if (type == TLC_MSG_FORWARD && device->config.model->input_count > 1) {
+        if (offset != 0 || count < TLC_FORWARD_BYTES) {
+            return false; /* which input is told in the first fragment only */
+        }
+        index = bytes[TLC_FORWARD_INDEX];
+    }
+    where->payload = place_in_arena(device, type, payload_bytes, index);
+    return true;
+}
+
+/* ---- starting ---- */
+
+void tlc_device_defaults(tlc_device_config_t *config) {
+    memset(config, 0, sizeof *config);
+    config->fragment = 256;
+    config->window = 8;
+    config->peer_window = 8;
+    config->board = "";
+}
+
+static void on_layer(void *arg, uint16_t layer) {
+    tlc_device_t *device = arg;
+    const tlc_port_t *port = device->config.port;
+    if (device->config.layer_ticks) {
+        device->config.layer_ticks[layer] = (uint32_t)(ticks(device) - device->layer_start);
+    }
+    if (port->yield) {
+        port->yield(port->self);
+    }
+    tlc_device_pump(device);
+    if (device->config.layer_ticks) {
+        device->layer_start = ticks(device); /* the pump's time is no layer's */
+    }
+}
+
+static uint32_t total_inputs(const tlc_model_t *model) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < model->input_count; i++) {
+        count += model->inputs[i].elements;
+    }
+    return count;
+}
+
+static uint32_t total_outputs(const tlc_model_t *model) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < model->output_count; i++) {
+        count += model->outputs[i].elements;
+    }
+    return count;
+}
+
+/* Room for `count` floats: the caller's, or the arena. NULL: neither. */
+static float *value_room(tlc_device_t *device, uint32_t count) {
+    if (device->config.values) {
+        return count <= device->config.value_count ? device->config.values : NULL;
+    }
+    if (device->config.model->arena_bytes / sizeof(float) < count) {
+        return NULL;
+    }
+    return (float *)(void *)device->config.arena;
+}
+
+tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *config) {
+    const tlc_model_t *model = config->model;
+    if (!model || !config->port || !config->board || model->input_count == 0 || model->output_count == 0) {
+        return TLC_ERR_ARG;
+    }
+    memset(device, 0, sizeof *device);
+    device->config = *config;
+    const tlc_port_t *port = config->port;
+    device->boot = port->entropy ? port->entropy(port->self) : 0;
+    device->boot_ms = port->millis(port->self);
+    tlc_status_t status = tlc_ctx_init(&device->ctx, model, config->arena, config->state);
+    if (status != TLC_OK) {
+        return status;
+    }
+    device->ctx.on_layer = on_layer;
+    device->ctx.on_layer_arg = device;
+
+    const uint32_t inputs = total_inputs(model);
+    if (config->sample && (!value_room(device, inputs) || (!config->values && model->input_count > 1))) {
+        return TLC_ERR_SIZE;
+    }
+    if (config->sample && config->standalone && !value_room(device, model->outputs[0].elements)) {
+        return TLC_ERR_SIZE;
+    }
+    uint32_t largest_input = 0;
+    for (uint32_t i = 0; i < model->input_count; i++) {
+        largest_input = max_u32(largest_input, model->inputs[i].elements);
+    }
+    if ((config->message && config->message_bytes < largest_input) ||
+        (config->output && config->output_bytes < total_outputs(model))) {
+        return TLC_ERR_SIZE;
+    }
+    const uint32_t room = config->message ? config->message_bytes : model->arena_bytes;
+    uint32_t largest = TLC_FORWARD_BYTES + largest_input;
+    if (model->gradient) {
+        largest = max_u32(largest, TLC_BACKWARD_BYTES + min_u32(4u * model->gradient->elements, room));
+    }
+    largest = max_u32(largest, TLC_PARAMS_BYTES + min_u32(model->param_bytes, room));
+    largest = max_u32(largest, TLC_RESULT_BYTES + min_u32(RESULT_MAX_BYTES, room));
+    tlc_link_config_t link;
+    memset(&link, 0, sizeof link);
+    link.memory = config->link_memory;
+    link.memory_bytes = config->link_memory_bytes;
+    link.fragment = config->fragment;
+    link.window = config->window;
+    link.peer_window = config->peer_window;
+    link.messages = 1;
+    link.max_message = largest;
+    link.boot = device->boot;
+    link.place = place;
+    link.arg = device;
+    return tlc_link_init(&device->link, &link);
+}
+
+/* ---- answering ---- */
+
+/* The answer to the message held; a session that ended meanwhile wants none. */
+static tlc_status_t answer(tlc_device_t *device, tlc_stream_t stream, uint8_t type, const uint8_t *header,
+                           uint32_t header_bytes, const uint8_t *payload, uint32_t payload_bytes) {
+    if (device->held.session != tlc_link_session(&device->link)) {
+        return TLC_ERR_STATE;
+    }
+    return tlc_link_send(&device->link, stream, type, header, header_bytes, payload, payload_bytes);
+}
+
+static void say_done(tlc_device_t *device, uint8_t flags, uint64_t spent) {
+    uint8_t message[TLC_DONE_BYTES];
+    memset(message, 0, sizeof message);
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    message[TLC_DONE_OF] = device->held.type;
+    message[TLC_DONE_FLAGS] = flags;
+    tlc_put_u32(message + TLC_DONE_SAMPLES, device->ctx.samples);
+    tlc_put_u64(message + TLC_DONE_TICKS, spent);
+    (void)!answer(device, TLC_STREAM_CONTROL, TLC_MSG_DONE, message, sizeof message, NULL, 0);
+}
+
+static void say_error(tlc_device_t *device, tlc_status_t status, const char *text) {
+    uint8_t message[TLC_ERROR_BYTES];
+    memset(message, 0, sizeof message);
+    memcpy(message, device->held.header, min_u32(TLC_COMMON_BYTES, device->held.header_bytes));
+    message[TLC_ERROR_OF] = device->held.type;
+    message[TLC_ERROR_STATUS] = (uint8_t)status;
+    (void)!answer(device, TLC_STREAM_CONTROL, TLC_MSG_ERROR, message, sizeof message, (const uint8_t *)text,
+                  (uint32_t)strlen(text));
+}
+
+static bool say_hello(tlc_device_t *device) {
+    const tlc_device_config_t *config = &device->config;
+    const tlc_model_t *model = config->model;
+    uint8_t *message = device->scratch;
+    memset(message, 0, TLC_HELLO_BYTES);
+    tlc_put_u16(message + TLC_HELLO_VERSION, TLC_MESSAGES_VERSION);
+    message[TLC_HELLO_RESET] = config->reset_reason;
+    uint32_t capabilities = model->backward ? (uint32_t)TLC_CAN_TRAIN : 0u;
+    capabilities |= config->sample ? (uint32_t)TLC_CAN_SAMPLE : 0u;
+    capabilities |= config->layer_ticks ? (uint32_t)TLC_CAN_PROFILE : 0u;
+    capabilities |= config->standalone ? (uint32_t)TLC_STANDALONE : 0u;
+    tlc_put_u32(message + TLC_HELLO_CAPABILITIES, capabilities);
+    tlc_put_u32(message + TLC_HELLO_BOOT, device->boot);
+    tlc_put_u32(message + TLC_HELLO_TOKEN, device->token);
+    tlc_put_u32(message + TLC_HELLO_STEP, device->step);
+    tlc_put_u32(message + TLC_HELLO_SAMPLES, device->ctx.samples);
+    tlc_put_u32(message + TLC_HELLO_FORWARD, device->ctx.has_forward ? device->forward.request : 0u);
+    tlc_put_u32(message + TLC_HELLO_BACKWARD, device->backward);
+    tlc_put_u32(message + TLC_HELLO_UPTIME, now_ms(device) - device->boot_ms);
+    tlc_put_u32(message + TLC_HELLO_PARAMS, model->param_bytes);
+    memcpy(message + TLC_HELLO_HASH, model->bundle_hash, TLC_HASH_BYTES);
+    const uint32_t name = min_u32((uint32_t)strlen(config->board), TLC_HELLO_MAX_NAME);
+    memcpy(message + TLC_HELLO_BYTES, config->board, name);
+    return tlc_link_send(&device->link, TLC_STREAM_CONTROL, TLC_MSG_HELLO, NULL, 0, message, TLC_HELLO_BYTES + name) ==
+           TLC_OK;
+}
+
+static void say_stats(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    const tlc_port_t *port = device->config.port;
+    if (tlc_get_u32(device->held.header + TLC_GET_STATS_WHAT) == 1) {
+        if (!device->config.layer_ticks) {
+            say_error(device, TLC_ERR_STATE, "built without a profile of the layers");
+            return;
+        }
+        (void)!answer(device, TLC_STREAM_BULK, TLC_MSG_LAYERS, device->held.header, TLC_COMMON_BYTES,
+                      (const uint8_t *)device->config.layer_ticks, 4u * model->layer_count);
+        return;
+    }
+    uint8_t *message = device->scratch;
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_put_u64(message + TLC_STATS_FORWARD, device->forward_ticks);
+    tlc_put_u64(message + TLC_STATS_BACKWARD, device->backward_ticks);
+    tlc_put_u64(message + TLC_STATS_UPDATE, device->update_ticks);
+    tlc_put_u32(message + TLC_STATS_ARENA, model->arena_bytes);
+    tlc_put_u32(message + TLC_STATS_STATE, model->state_bytes);
+    tlc_put_u32(message + TLC_STATS_STACK, device->config.stack_bytes ? device->config.stack_bytes(port->self) : 0u);
+    tlc_put_u32(message + TLC_STATS_UPTIME, now_ms(device) - device->boot_ms);
+    tlc_put_u32(message + TLC_STATS_STEP, device->step);
+    tlc_put_u32(message + TLC_STATS_SAMPLES, device->ctx.samples);
+    tlc_put_u32(message + TLC_STATS_FORWARDS, device->forwards);
+    tlc_put_u32(message + TLC_STATS_BACKWARDS, device->backwards);
+    const tlc_link_counters_t *c = &device->link.counters;
+    const uint32_t counters[9] = {c->frames_in, c->frames_out, c->bytes_in, c->bytes_out, c->bad,
+                                  c->repeated,  c->refused,    c->resent,   c->sessions};
+    for (uint32_t i = 0; i < 9; i++) {
+        tlc_put_u32(message + TLC_STATS_LINK + 4u * i, counters[i]);
+    }
+    (void)!answer(device, TLC_STREAM_BULK, TLC_MSG_STATS, NULL, 0, message, TLC_STATS_BYTES);
+}
+
+static tlc_status_t run(tlc_device_t *device) {
+    device->busy = true;
+    const uint64_t start = ticks(device);
+    device->layer_start = start;
+    const tlc_status_t status = tlc_run_forward(&device->ctx);
+    device->forward_ticks = ticks(device) - start;
+    device->forwards++;
+    device->busy = false;
+    return status;
+}
+
+static void queue_outputs(tlc_device_t *device, uint8_t flags) {
+    device->outputs_due = true;
+    device->outputs_copied = false;
+    device->output_next = 0;
+    device->output_flags = flags;
+    device->output_session = tlc_link_session(&device->link);
+}
+
+/* Queues as many SMASHED messages as there is room for. */
+static bool send_outputs(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    uint8_t *copy = device->config.output;
+    if (device->output_session != tlc_link_session(&device->link)) {
+        device->outputs_due = false;
+        return false;
+    }
+    if (copy && !device->outputs_copied) {
+        if (tlc_link_payloads(&device->link)) {
+            return false; /* the outputs before these are still on their way */
+        }
+        uint32_t at = 0;
+        for (uint32_t i = 0; i < model->output_count; i++) {
+            memcpy(copy + at, device->config.arena + model->outputs[i].offset, model->outputs[i].elements);
+            at += model->outputs[i].elements;
+        }
+        device->outputs_copied = true;
+        device->output_in_use = true;
+    }
+    uint32_t at = 0;
+    for (uint32_t i = 0; i < device->output_next; i++) {
+        at += model->outputs[i].elements;
+    }
+    bool sent = false;
+    while (device->output_next < model->output_count && tlc_link_room(&device->link)) {
+        const tlc_tensor_t *tensor = &model->outputs[device->output_next];
+        uint8_t message[TLC_SMASHED_BYTES];
+        memset(message, 0, sizeof message);
+        tlc_common_put(message, &device->forward);
+        message[TLC_SMASHED_INDEX] = device->output_next;
+        message[TLC_SMASHED_COUNT] = model->output_count;
+        message[TLC_SMASHED_FLAGS] = device->output_flags;
+        tlc_put_u64(message + TLC_SMASHED_TICKS, device->forward_ticks);
+        const uint8_t *from = copy ? copy + at : device->config.arena + tensor->offset;
+        if (tlc_link_send(&device->link, TLC_STREAM_BULK, TLC_MSG_SMASHED, message, sizeof message, from,
+                          tensor->elements) != TLC_OK) {
+            break;
+        }
+        at += tensor->elements;
+        device->output_next++;
+        sent = true;
+    }
+    device->outputs_due = device->output_next < model->output_count;
+    return sent;
+}
+
+static void take_forward(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    tlc_link_message_t *held = &device->held;
+    const uint8_t index = held->header[TLC_FORWARD_INDEX];
+    const uint8_t flags = held->header[TLC_FORWARD_FLAGS];
+    if (index >= model->input_count || !held->payload || held->payload_bytes != model->inputs[index].elements) {
+        say_error(device, TLC_ERR_SIZE, "no input tensor of this index and size");
+        return;
+    }
+    uint8_t *to = device->config.arena + model->inputs[index].offset;
+    device->ctx.has_forward = 0;
+    if (held->payload != to) {
+        memcpy(to, held->payload, held->payload_bytes);
+        tlc_link_release(&device->link, held); /* the next message may come in while this one is worked on */
+    }
+    if (!(flags & TLC_FORWARD_RUN)) {
+        return;
+    }
+    device->forward = tlc_common_get(held->header);
+    device->keep = (flags & TLC_FORWARD_KEEP) != 0;
+    const tlc_status_t status = run(device);
+    if (status != TLC_OK) {
+        say_error(device, status, "the forward pass failed");
+        return;
+    }
+    if (held->session == tlc_link_session(&device->link)) {
+        queue_outputs(device, 0);
+    }
+}
+
+static void take_backward(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    const tlc_link_message_t *held = &device->held;
+    const tlc_common_t common = tlc_common_get(held->header);
+    const uint32_t of = tlc_get_u32(held->header + TLC_BACKWARD_FORWARD);
+    if (!model->backward || !model->gradient) {
+        say_error(device, TLC_ERR_STATE, "this model is frozen");
+        return;
+    }
+    if (of != 0 && of == device->backward) {
+        say_done(device, TLC_DONE_REPEATED, 0);
+        return;
+    }
+    if (!device->ctx.has_forward || of == 0 || of != device->forward.request || common.batch != device->forward.batch) {
+        say_error(device, TLC_ERR_STATE, "the gradient of a forward pass that the arena does not hold");
+        return;
+    }
+    if (!held->payload) {
+        say_error(device, TLC_ERR_SIZE, "no gradient of this size");
+        return;
+    }
+    tlc_status_t status =
+        tlc_load_gradient(&device->ctx, held->header[TLC_BACKWARD_DTYPE],
+                          tlc_get_f32(held->header + TLC_BACKWARD_SCALE), held->payload, held->payload_bytes);
+    if (status != TLC_OK) {
+        say_error(device, status,
+                  status == TLC_ERR_NUMERIC ? "the gradient is not finite" : "no gradient of this size and type");
+        return;
+    }
+    device->busy = true;
+    const uint64_t start = ticks(device);
+    status = model->backward(&device->ctx);
+    device->backward_ticks = ticks(device) - start;
+    device->busy = false;
+    device->keep = false;
+    if (status != TLC_OK) {
+        say_error(device, status, "the backward pass failed");
+        return;
+    }
+    device->ctx.has_forward = 0;
+    device->backwards++;
+    device->backward = of;
+    say_done(device, 0, device->backward_ticks);
+}
+
+static void take_step(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    const tlc_common_t common = tlc_common_get(device->held.header);
+    const tlc_step_t step = {tlc_get_f32(device->held.header + TLC_STEP_RATE), common.step,
+                             tlc_get_u32(device->held.header + TLC_STEP_SEED)};
+    if (!model->update) {
+        say_error(device, TLC_ERR_STATE, "this model is frozen");
+        return;
+    }
+    if (step.step == 0) {
+        say_error(device, TLC_ERR_ARG, "steps count from 1");
+        return;
+    }
+    if (step.step <= device->step) {
+        say_done(device, TLC_DONE_REPEATED, 0);
+        return;
+    }
+    if (!(step.learning_rate >= 0.0f && step.learning_rate <= 3.0e38f)) { /* NaN fails both */
+        say_error(device, TLC_ERR_NUMERIC, "the learning rate is not a finite number");
+        return;
+    }
+    if (device->ctx.samples == 0) {
+        say_error(device, TLC_ERR_STATE, "no gradient is accumulated");
+        return;
+    }
+    device->busy = true;
+    const uint64_t start = ticks(device);
+    const tlc_status_t status = model->update(&device->ctx, &step);
+    device->update_ticks = ticks(device) - start;
+    device->busy = false;
+    if (status != TLC_OK) {
+        say_error(device, status, "the update failed");
+        return;
+    }
+    device->step = step.step;
+    say_done(device, 0, device->update_ticks);
+}
+
+static void take_get_params(tlc_device_t *device) {
+    const uint32_t total = device->config.model->param_bytes;
+    const uint32_t offset = tlc_get_u32(device->held.header + TLC_PARAMS_OFFSET);
+    uint32_t count = tlc_get_u32(device->held.header + TLC_PARAMS_TOTAL);
+    if (offset > total || count > total - offset) {
+        say_error(device, TLC_ERR_SIZE, "beyond the learned tensors");
+        return;
+    }
+    count = count ? count : total - offset;
+    uint8_t message[TLC_PARAMS_BYTES];
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_put_u32(message + TLC_PARAMS_OFFSET, offset);
+    tlc_put_u32(message + TLC_PARAMS_TOTAL, total);
+    const tlc_status_t status = answer(device, TLC_STREAM_BULK, TLC_MSG_PARAMS, message, sizeof message,
+                                       device->config.state ? device->config.state + offset : NULL, count);
+    if (status == TLC_ERR_SIZE) {
+        say_error(device, status, "more than the host takes at once");
+    }
+}
+
+static void take_set_params(tlc_device_t *device) {
+    const tlc_link_message_t *held = &device->held;
+    const uint32_t total = device->config.model->param_bytes;
+    const uint32_t offset = tlc_get_u32(held->header + TLC_PARAMS_OFFSET);
+    if (tlc_get_u32(held->header + TLC_PARAMS_TOTAL) != total || offset > total ||
+        held->payload_bytes > total - offset || (held->payload_bytes && !held->payload)) {
+        say_error(device, TLC_ERR_SIZE, "not the size of the learned tensors");
+        return;
+    }
+    if (held->payload_bytes) {
+        memcpy(device->config.state + offset, held->payload, held->payload_bytes);
+        if (device->config.model->refresh) {
+            device->config.model->refresh(&device->ctx);
+        }
+    }
+    device->ctx.has_forward = 0;
+    say_done(device, 0, 0);
+}
+
+static void take_welcome(tlc_device_t *device) {
+    if (memcmp(device->held.header + TLC_WELCOME_HASH, device->config.model->bundle_hash, TLC_HASH_BYTES) != 0) {
+        say_error(device, TLC_ERR_BUNDLE, "welcomed with another bundle's hash");
+        return;
+    }
+    device->token = tlc_get_u32(device->held.header + TLC_WELCOME_TOKEN);
+    device->welcomed = true;
+    say_done(device, 0, 0);
+}
+
+static void take_result(tlc_device_t *device) {
+    const tlc_link_message_t *held = &device->held;
+    const uint32_t count = tlc_get_u32(held->header + TLC_RESULT_COUNT);
+    if (!held->payload || count != held->payload_bytes / 4u || held->payload_bytes % 4u) {
+        say_error(device, TLC_ERR_SIZE, "no room for a result of this size");
+        return;
+    }
+    if (tlc_get_u32(held->header) != device->sample_request) {
+        return; /* of a sample that was given up */
+    }
+    device->sample_request = 0;
+    if (device->config.result) {
+        device->config.result(device->config.app, (const float *)(const void *)held->payload, count);
+    }
+}
+
+static void take_reset_state(tlc_device_t *device) {
+    if (device->config.model->init) {
+        device->config.model->init(&device->ctx);
+    }
+    device->ctx.samples = 0;
+    device->ctx.has_forward = 0;
+    device->step = 0;
+    device->backward = 0;
+    say_done(device, 0, 0);
+}
+
+static void handle(tlc_device_t *device) {
+    const tlc_link_message_t *held = &device->held;
+    if (held->header_bytes < tlc_message_header_bytes(held->type)) {
+        if (held->header_bytes >= TLC_COMMON_BYTES) {
+            say_error(device, TLC_ERR_SIZE, "shorter than its header");
+        }
+        return;
+    }
+    if (!device->welcomed && held->type != TLC_MSG_WELCOME && held->type != TLC_MSG_REFUSE) {
+        say_error(device, TLC_ERR_STATE, "not welcomed yet");
+        return;
+    }
+    switch (held->type) {
+    case TLC_MSG_WELCOME:
+        take_welcome(device);
+        break;
+    case TLC_MSG_REFUSE:
+        device->welcomed = false;
+        break;
+    case TLC_MSG_FORWARD:
+        take_forward(device);
+        break;
+    case TLC_MSG_RESULT:
+        take_result(device);
+        break;
+    case TLC_MSG_BACKWARD:
+        take_backward(device);
+        break;
+    case TLC_MSG_STEP:
+        take_step(device);
+        break;
+    case TLC_MSG_GET_PARAMS:
+        take_get_params(device);
+        break;
+    case TLC_MSG_SET_PARAMS:
+        take_set_params(device);
+        break;
+    case TLC_MSG_GET_STATS:
+        say_stats(device);
+        break;
+    case TLC_MSG_RESET_STATE:
+        take_reset_state(device);
+        break;
+    default:
+        say_error(device, TLC_ERR_ARG, "no such message type");
+        break;
+    }
+}
+
+/* Takes and answers a message. A message waits while the tensors of an answer before it are on their way. */
+static bool serve(tlc_device_t *device) {
+    if (!device->holding) {
+        if (device->outputs_due || !tlc_link_next(&device->link, &device->held)) {
+            return false;
+        }
+        device->holding = true;
+        device->answered = false;
+    }
+    if (device->held.session != tlc_link_session(&device->link)) {
+        device->holding = false;
+        return true;
+    }
+    const uint32_t payloads = tlc_link_payloads(&device->link);
+    device->output_in_use = device->output_in_use && payloads;
+    if (!device->answered) {
+        const bool overlap = device->held.type == TLC_MSG_FORWARD && device->output_in_use;
+        if (tlc_link_room(&device->link) < 2 || (payloads && !overlap)) {
+            return false;
+        }
+        handle(device);
+        device->answered = true;
+    }
+    if (!device->config.message && device->held.stream == TLC_STREAM_BULK &&
+        (device->outputs_due || tlc_link_payloads(&device->link))) {
+        return false; /* the arena is where the next message would go: keep its credit back */
+    }
+    tlc_link_release(&device->link, &device->held);
+    device->holding = false;
+    return true;
+}
+
+/* ---- samples of its own ---- */
+
+static void local_result(tlc_device_t *device) {
+    const tlc_tensor_t *tensor = &device->config.model->outputs[0];
+    const int8_t *q = (const int8_t *)(device->config.arena + tensor->offset);
+    float *values = value_room(device, tensor->elements);
+    if (!values || !device->config.result) {
+        return;
+    }
+    if (!device->config.values) { /* spread upwards from the end of the floats' own room */
+        uint8_t *tail = device->config.arena + 3u * tensor->elements;
+        memmove(tail, q, tensor->elements);
+        q = (const int8_t *)tail;
+        device->ctx.has_forward = 0;
+    }
+    for (uint32_t i = 0; i < tensor->elements; i++) {
+        const float value = tensor->scale * (float)((int32_t)q[i] - tensor->zero_point);
+        memcpy(&values[i], &value, sizeof value);
+    }
+    device->config.result(device->config.app, values, tensor->elements);
+}
+
+static bool take_sample(tlc_device_t *device) {
+    const tlc_device_config_t *config = &device->config;
+    if (!config->sample || device->holding || device->outputs_due || device->keep || tlc_link_payloads(&device->link)) {
+        return false;
+    }
+    if (!config->standalone && (!device->welcomed || tlc_link_room(&device->link) < 2)) {
+        return false;
+    }
+    if (device->sample_request) {
+        if (now_ms(device) - device->sample_ms < RESULT_WAIT_MS) {
+            return false;
+        }
+        device->sample_request = 0;
+    }
+    if (!config->message && device->link.incoming[0].used) {
+        return false; /* a tensor is coming into the arena */
+    }
+    float *values = value_room(device, total_inputs(config->model));
+    device->busy = true; /* the hook may take long and pump: nothing may come into the arena */
+    device->ctx.has_forward = config->values ? device->ctx.has_forward : 0;
+    const bool taken = config->sample(config->app, values);
+    device->busy = false;
+    if (!taken) {
+        return false;
+    }
+    tlc_quantize_inputs(&device->ctx, values);
+    if (run(device) != TLC_OK) {
+        (void)tlc_device_log(device, 40, "the forward pass of a sample failed");
+        return true;
+    }
+    if (config->standalone) {
+        local_result(device);
+        return true;
+    }
+    if (!device->welcomed) {
+        return true;
+    }
+    device->sample_count++;
+    memset(&device->forward, 0, sizeof device->forward);
+    device->forward.request = OWN_REQUEST | device->sample_count;
+    device->sample_request = device->forward.request;
+    device->sample_ms = now_ms(device);
+    queue_outputs(device, TLC_SMASHED_SAMPLE);
+    return true;
+}
+
+/* ---- the loop ---- */
+
+static bool flush(tlc_device_t *device) {
+    const tlc_port_t *port = device->config.port;
+    bool active = false;
+    for (;;) {
+        const uint8_t *bytes = NULL;
+        const size_t count = tlc_link_output(&device->link, now_ms(device), &bytes);
+        if (count == 0) {
+            return active;
+        }
+        const size_t taken = port->write(port->self, bytes, count);
+        tlc_link_sent(&device->link, taken);
+        active = active || taken;
+        if (taken < count) {
+            return active;
+        }
+    }
+}
+
+static bool pump(tlc_device_t *device) {
+    const tlc_port_t *port = device->config.port;
+    bool active = false;
+    for (int i = 0; i < READS_PER_POLL; i++) {
+        uint8_t bytes[64];
+        const size_t count = port->read(port->self, bytes, sizeof bytes);
+        if (count == 0) {
+            break;
+        }
+        tlc_link_receive(&device->link, now_ms(device), bytes, count);
+        active = true;
+    }
+    const uint32_t session = tlc_link_session(&device->link);
+    if (session != device->session) {
+        device->session = session;
+        device->welcomed = false;
+        device->keep = false;
+        device->sample_request = 0;
+        device->hello_due = session != 0;
+    }
+    return flush(device) || active;
+}
+
+void tlc_device_pump(tlc_device_t *device) { (void)pump(device); }
+
+bool tlc_device_poll(tlc_device_t *device) {
+    bool active = pump(device);
+    if (device->hello_due && !device->outputs_due && tlc_link_payloads(&device->link) == 0) {
+        device->hello_due = !say_hello(device);
+        active = true;
+    }
+    if (device->outputs_due) {
+        active = send_outputs(device) || active;
+    }
+    active = serve(device) || active;
+    if (device->outputs_due) {
+        active = send_outputs(device) || active;
+    }
+    active = take_sample(device) || active;
+    return flush(device) || active;
+}
+
+bool tlc_device_log(tlc_device_t *device, uint8_t level, const char *text) {
+    if (!tlc_link_session(&device->link) || tlc_link_queued(&device->link, TLC_STREAM_LOG) ||
+        tlc_link_room(&device->link) < 2) {
+        device->log_dropped++;
+        return false;
+    }
+    const uint32_t count = min_u32((uint32_t)strlen(text), TLC_DEVICE_LOG_BYTES);
+    memcpy(device->log, text, count);
+    uint8_t header[TLC_LOG_BYTES];
+    memset(header, 0, sizeof header);
+    header[TLC_LOG_LEVEL] = level;
+    return tlc_link_send(&device->link, TLC_STREAM_LOG, TLC_MSG_LOG, header, sizeof header, device->log, count) ==
+           TLC_OK;
+}
