@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 from tlc.ops.add import Add
+from tlc.ops.average_pool2d import AveragePool2d
 from tlc.ops.base import Operator
 from tlc.ops.batch_norm import BatchNorm
 from tlc.ops.clamp import Clamp
+from tlc.ops.conv2d import Conv2d
 from tlc.ops.dense import Dense
+from tlc.ops.depthwise_conv2d import DepthwiseConv2d
+from tlc.ops.max_pool2d import MaxPool2d
+from tlc.ops.mean import Mean
 from tlc.ops.mul import Mul
 from tlc.ops.opaque import Opaque
 from tlc.ops.pad import Pad
@@ -21,9 +26,14 @@ REGISTRY: dict[str, Operator] = {
     op.name: op
     for op in (
         Add(),
+        AveragePool2d(),
         BatchNorm(),
         Clamp(),
+        Conv2d(),
         Dense(),
+        DepthwiseConv2d(),
+        MaxPool2d(),
+        Mean(),
         Mul(),
         Opaque(),
         Pad(),

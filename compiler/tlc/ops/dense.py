@@ -10,28 +10,16 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import (
-    Accumulator,
-    Activation,
-    Address,
-    Array,
-    Bias,
-    Call,
-    Grad,
-    Operator,
-    Rows,
-    Table,
-    activation_range,
-    apply_activation,
-    quantize_multipliers,
-    requantize,
+from tlc.ops.base import Activation, Address, Array, Call, Operator, apply_activation
+from tlc.ops.window import (
+    constant_bias,
+    constant_weight,
+    exact_float,
+    fitting_sum,
+    fold_bias,
+    int8_epilogue,
+    quantized_fields,
 )
-from tlc.ops.training import bias_call, mask, mask_call, sum_rows
-
-
-def constant_weight(graph: Graph, node: Node) -> str | None:
-    """The weight must be a constant."""
-    return None if graph[node.inputs[1]].is_constant else f"'{node.inputs[1]}' is computed"
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class Dense(Operator):
 
     name = "dense"
     Attrs = Attrs
-    rules = (constant_weight,)
+    rules = (constant_weight, constant_bias, fitting_sum)
 
     def infer(self, graph: Graph, node: Node) -> Shape:
         x, w = graph[node.inputs[0]], graph[node.inputs[1]]
@@ -68,81 +56,22 @@ class Dense(Operator):
 
     def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
         x, w = inputs[0], inputs[1]
-        quant_in, quant_w, quant_out = (graph[name].quant for name in (*node.inputs[:2], node.output))
-        assert quant_in and quant_w and quant_out
-        # Products of int8 summed in double are exact below 2^53, and BLAS is fast there.
-        acc = (x.astype(np.float64) - quant_in.zero_point) @ w.astype(np.float64).T
+        quant_in = graph[node.inputs[0]].quant
+        assert quant_in
+        # Integer products summed in floating point are exact while it holds every partial sum, and BLAS is fast there.
+        real = exact_float(w)
+        acc = ((x.astype(real) - real(quant_in.zero_point)) @ w.astype(real).T).astype(np.int64)
         if len(inputs) > 2:
             acc = acc + inputs[2]
-        multiplier, shift = quantize_multipliers(quant_in.s * quant_w.scale.astype(np.float64) / quant_out.s)
-        low, high = activation_range(node.attrs.activation, quant_out)
-        y = requantize(acc.astype(np.int64), multiplier, shift) + quant_out.zero_point
-        return np.clip(y, low, high).astype(np.int8)
+        return int8_epilogue(graph, node, acc)
 
     def call(self, graph: Graph, node: Node) -> Call:
-        x, w = graph[node.inputs[0]], graph[node.inputs[1]]
-        quant_in, quant_out = x.quant, graph[node.output].quant
-        assert quant_in and quant_out and w.quant
-        weights = graph.data(w.name)
-        bias_name = node.inputs[2] if len(node.inputs) > 2 else None
-        bias = graph.data(bias_name) if bias_name else np.zeros(len(weights), np.int32)
-        folded = bias.astype(np.int64) - quant_in.zero_point * weights.sum(axis=1, dtype=np.int64)
-        multiplier, shift = quantize_multipliers(quant_in.s * w.quant.scale.astype(np.float64) / quant_out.s)
-        low, high = activation_range(node.attrs.activation, quant_out)
+        x = graph[node.inputs[0]]
+        weights = graph.data(node.inputs[1])
+        rows, bias = fold_bias(graph, node, weights)
         return Call(
             "tlc_dense_s8",
             "tlc_dense_t",
-            {
-                "samples": x.elements // x.shape[-1],
-                "in": x.shape[-1],
-                "out": len(weights),
-                "out_zp": quant_out.zero_point,
-                "act_min": low,
-                "act_max": high,
-                "per_channel": int(len(multiplier) > 1),
-                "mult": Table("mult", multiplier),
-                "shift": Table("shift", shift),
-            },
-            (
-                Address(x.name),
-                Rows(w.name, weights),
-                Bias(bias_name, folded.astype(np.int32)),
-                Address(node.output, is_output=True),
-            ),
+            {"samples": x.elements // x.shape[-1], "in": x.shape[-1], "out": len(weights)} | quantized_fields(graph, node),
+            (Address(x.name), rows, bias, Address(node.output, is_output=True)),
         )
-
-    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
-        if 0 in wanted:
-            return None
-        x, output = graph[node.inputs[0]], graph[node.output]
-        assert x.quant
-        calls = mask_call(graph, node)
-        if 1 in wanted:
-            fields: dict[str, int | float | Table] = {
-                "samples": x.elements // x.shape[-1],
-                "in": x.shape[-1],
-                "out": output.shape[-1],
-                "in_zp": x.quant.zero_point,
-                "in_scale": float(x.quant.s),
-            }
-            args = (Address(x.name), Grad(output.name), Accumulator(node.inputs[1]))
-            calls.append(Call("tlc_dense_weight_grad_f32", "tlc_dense_grad_t", fields, args))
-        return calls + ([bias_call(graph, node)] if 2 in wanted else [])
-
-    def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        quant = graph[node.inputs[0]].quant
-        assert quant
-        dy = mask(graph, node, output, dy).reshape(-1, dy.shape[-1])
-        result: dict[int, Array] = {}
-        if 1 in wanted:
-            x = (inputs[0].astype(np.int32) - quant.zero_point).astype(np.float32).reshape(len(dy), -1)
-            g = dy * np.float32(quant.s)
-            total = np.zeros(inputs[1].shape, np.float32)
-            for row, values in zip(g, x, strict=True):
-                total += np.where(row[:, None] != 0, row[:, None] * values, np.float32(0))
-            result[1] = total
-        if 2 in wanted:
-            result[2] = sum_rows(dy)
-        return result

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The average of the values under a sliding window; padding is left out and not counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlc.graph import Graph, Node, Shape
+from tlc.ops.base import Activation, Array, Call, Grad, Operator, activation_range, apply_activation
+from tlc.ops.max_pool2d import pool_args, pool_fields, pool_grad_fields, small_pads, windows
+from tlc.ops.training import mask, mask_call
+from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Input: x (N, H, W, C). ``pads``: top, left, bottom, right."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    activation: Activation = Activation.NONE
+
+
+class AveragePool2d(Operator):
+    """x (N, H, W, C) → (N, OH, OW, C)."""
+
+    name = "average_pool2d"
+    Attrs = Attrs
+    rules = (positive_pads, small_pads)
+    same_quant = True
+
+    def infer(self, graph: Graph, node: Node) -> Shape:
+        x, a = graph[node.inputs[0]].shape, node.attrs
+        return (x[0], *output_hw(x[1:3], a.kernel, a.strides, (1, 1), a.pads), x[3])
+
+    def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        a = node.attrs
+        _, height, width, _ = inputs[0].shape
+        count = _counts((int(height), int(width)), a)
+        mean = tf.nn.avg_pool2d(tf_pad_hw(inputs[0], a.pads), a.kernel, a.strides, "VALID")
+        share = (a.kernel[0] * a.kernel[1] / count).astype(np.float32)
+        return apply_activation(a.activation, mean * tf.cast(share, mean.dtype) if any(a.pads) else mean)
+
+    def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
+        x, a, quant = inputs[0], node.attrs, graph[node.output].quant
+        assert quant
+        count = _counts(x.shape[1:3], a)
+        hw = count.shape[1:3]
+        padded = pad_hw(x, a.pads, 0)
+        total = np.zeros((len(x), *hw, x.shape[3]), np.int32)
+        for _, _, seen in tap_slices(a.kernel, a.strides, (1, 1), hw):
+            total += padded[seen]
+        # Ties away from zero, on the integers as they are: both sides have one zero point.
+        y = np.sign(total) * ((np.abs(total) + count // 2) // count)
+        return np.clip(y, *activation_range(a.activation, quant)).astype(np.int8)
+
+    def call(self, graph: Graph, node: Node) -> Call:
+        return Call("tlc_average_pool2d_s8", "tlc_pool2d_t", pool_fields(graph, node), pool_args(node))
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        args = (Grad(node.output), Grad(node.inputs[0], is_output=True))
+        fields = pool_grad_fields(graph, node, 0 in adding)
+        return [*mask_call(graph, node), Call("tlc_average_pool2d_grad_f32", "tlc_pool_grad_t", fields, args)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        dy = mask(graph, node, output, dy)[0]
+        dx = np.zeros(inputs[0].shape[1:], np.float32)
+        for oy, ox, rows, columns in windows(node.attrs, dx.shape, dy.shape):
+            count = (rows.stop - rows.start) * (columns.stop - columns.start)
+            dx[rows, columns] += dy[oy, ox] / np.float32(count)
+        return {0: dx[None]}
+
+
+def _counts(size: Sequence[int], a: Attrs) -> Array:
+    """How many values each window holds: (1, OH, OW, 1)."""
+    hw = output_hw(size, a.kernel, a.strides, (1, 1), a.pads)
+    inside = pad_hw(np.ones((1, *size, 1), np.int32), a.pads, 0)
+    count = np.zeros((1, *hw, 1), np.int32)
+    for _, _, seen in tap_slices(a.kernel, a.strides, (1, 1), hw):
+        count += inside[seen]
+    return count

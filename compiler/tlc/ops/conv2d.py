@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two-dimensional convolution, grouped or not; padding reads real zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlc.graph import Graph, Node, Shape
+from tlc.ops.base import Accumulator, Activation, Address, Array, Call, Grad, Operator, Table, apply_activation
+from tlc.ops.training import bias_call, mask, mask_call, sum_rows
+from tlc.ops.window import (
+    Pads,
+    constant_bias,
+    constant_weight,
+    exact_float,
+    fitting_sum,
+    fold_bias,
+    int8_epilogue,
+    output_hw,
+    pad_hw,
+    positive_pads,
+    quantized_fields,
+    samples_at_once,
+    tap_slices,
+    tf_pad_hw,
+)
+
+
+def whole_groups(graph: Graph, node: Node) -> str | None:
+    """The groups must divide the input and the output channels, and the weight must be (out, height, width, in / groups)."""
+    groups, x, w = node.attrs.groups, graph[node.inputs[0]].shape, graph[node.inputs[1]].shape
+    if len(x) != 4 or len(w) != 4:
+        return f"the input is {x} and the weight is {w}"
+    if w[0] % groups or w[3] * groups != x[3]:
+        return f"there are {groups} groups, the input is {x}, and the weight is {w}"
+    return None
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Inputs: x (N, H, W, C), weight (OC, KH, KW, C / groups), optionally bias (OC). ``pads``: top, left, bottom, right."""
+
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    groups: int = 1
+    activation: Activation = Activation.NONE
+
+
+class Conv2d(Operator):
+    """x (N, H, W, C), weight (OC, KH, KW, C / groups), bias (OC) → (N, OH, OW, OC)."""
+
+    name = "conv2d"
+    Attrs = Attrs
+    rules = (constant_weight, constant_bias, whole_groups, positive_pads, fitting_sum)
+
+    def infer(self, graph: Graph, node: Node) -> Shape:
+        x, w, a = graph[node.inputs[0]].shape, graph[node.inputs[1]].shape, node.attrs
+        return (x[0], *output_hw(x[1:3], w[1:3], a.strides, a.dilations, a.pads), w[0])
+
+    def macs(self, graph: Graph, node: Node) -> int:
+        w = graph[node.inputs[1]].shape
+        return graph[node.output].elements * w[1] * w[2] * w[3]
+
+    def weight_axis(self, node: Node) -> int | None:
+        return 0
+
+    def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        a = node.attrs
+        x, kernel = tf_pad_hw(inputs[0], a.pads), tf.transpose(dilate(inputs[1], a.dilations), [1, 2, 3, 0])
+        # TensorFlow has no gradient of a grouped or dilated convolution on a CPU, but one of its parts.
+        parts = zip(tf.split(x, a.groups, axis=3), tf.split(kernel, a.groups, axis=3), strict=True)
+        y = tf.concat([tf.nn.conv2d(part, k, a.strides, "VALID") for part, k in parts], axis=3)
+        if len(inputs) > 2:
+            y = y + inputs[2]
+        return apply_activation(a.activation, y)
+
+    def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
+        x, w, a = inputs[0], inputs[1], node.attrs
+        quant_in = graph[node.inputs[0]].quant
+        assert quant_in
+        channels, kh, kw, depth = w.shape
+        hw = output_hw(x.shape[1:3], (kh, kw), a.strides, a.dilations, a.pads)
+        real = exact_float(w)
+        # (groups, products, channels of a group)
+        matrix = w.reshape(a.groups, channels // a.groups, -1).transpose(0, 2, 1).astype(real)
+        chunk = samples_at_once(hw[0] * hw[1] * kh * kw * x.shape[3])
+        outputs = []
+        for start in range(0, len(x), chunk):
+            centred = pad_hw(x[start : start + chunk], a.pads, quant_in.zero_point).astype(real)
+            centred -= real(quant_in.zero_point)
+            patches = np.empty((len(centred), *hw, kh, kw, x.shape[3]), real)
+            for i, j, seen in tap_slices((kh, kw), a.strides, a.dilations, hw):
+                patches[:, :, :, i, j] = centred[seen]
+            acc = np.empty((len(centred) * hw[0] * hw[1], channels), np.int64)
+            for g in range(a.groups):
+                rows = patches[..., g * depth : (g + 1) * depth].reshape(len(acc), -1)
+                acc[:, g * matrix.shape[2] : (g + 1) * matrix.shape[2]] = rows @ matrix[g]
+            if len(inputs) > 2:
+                acc += inputs[2]
+            outputs.append(int8_epilogue(graph, node, acc).reshape(len(centred), *hw, channels))
+        return np.concatenate(outputs)
+
+    def call(self, graph: Graph, node: Node) -> Call:
+        w = graph.data(node.inputs[1])
+        rows, bias = fold_bias(graph, node, w.reshape(len(w), -1))
+        return Call(
+            "tlc_conv2d_s8",
+            "tlc_conv2d_t",
+            geometry(graph, node, w.shape[1:3], node.attrs.groups) | quantized_fields(graph, node),
+            (Address(node.inputs[0]), rows, bias, Address(node.output, is_output=True)),
+        )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        return weight_backward(graph, node, wanted, graph[node.inputs[1]].shape[1:3], node.attrs.groups)
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        return weight_gradient(graph, node, inputs, output, dy, wanted, inputs[1].shape[1:3], node.attrs.groups)
+
+
+def dilate(kernel: Any, dilations: tuple[int, int]) -> Any:
+    """A TensorFlow kernel (_, KH, KW, _) with zeros between its taps: a dilated convolution as a plain one."""
+    import tensorflow as tf
+
+    for axis, dilation in enumerate(dilations, 1):
+        if dilation > 1:
+            spread = tf.expand_dims(kernel, axis + 1)
+            spread = tf.pad(spread, [[0, dilation - 1] if i == axis + 1 else [0, 0] for i in range(5)])
+            size = [int(n) for n in kernel.shape]
+            taps = size[axis]
+            size[axis] = taps * dilation
+            kernel = tf.gather(tf.reshape(spread, size), list(range((taps - 1) * dilation + 1)), axis=axis)
+    return kernel
+
+
+def geometry(graph: Graph, node: Node, kernel: Sequence[int], groups: int) -> dict[str, int | float | Table]:
+    """The fields of ``tlc_conv2d_t`` that say what is read and written."""
+    a = node.attrs
+    quant_in = graph[node.inputs[0]].quant
+    assert quant_in
+    _, in_h, in_w, in_c = graph[node.inputs[0]].shape
+    _, out_h, out_w, out_c = graph[node.output].shape
+    if tuple(kernel) == tuple(a.strides) == (1, 1) and not any(a.pads):
+        # Every pixel by itself: one long row leaves no remainders at the ends of rows.
+        in_h, in_w, out_h, out_w = 1, in_h * in_w, 1, out_h * out_w
+    return {
+        "in_h": in_h,
+        "in_w": in_w,
+        "in_c": in_c,
+        "out_h": out_h,
+        "out_w": out_w,
+        "out_c": out_c,
+        "groups": groups,
+        "kernel_h": kernel[0],
+        "kernel_w": kernel[1],
+        "stride_h": a.strides[0],
+        "stride_w": a.strides[1],
+        "dilation_h": a.dilations[0],
+        "dilation_w": a.dilations[1],
+        "pad_top": a.pads[0],
+        "pad_left": a.pads[1],
+        "in_zp": quant_in.zero_point,
+    }
+
+
+def weight_backward(
+    graph: Graph, node: Node, wanted: frozenset[int], kernel: Sequence[int], groups: int
+) -> list[Call] | None:
+    """The calls for the weight's and the bias's gradient of a convolution, depthwise or not."""
+    if 0 in wanted:
+        return None
+    quant = graph[node.inputs[0]].quant
+    assert quant
+    calls = mask_call(graph, node)
+    if 1 in wanted:
+        fields = {**geometry(graph, node, kernel, groups), "in_scale": float(quant.s)}
+        args = (Address(node.inputs[0]), Grad(node.output), Accumulator(node.inputs[1]))
+        calls.append(Call("tlc_conv2d_weight_grad_f32", "tlc_conv2d_grad_t", fields, args))
+    return calls + ([bias_call(graph, node)] if 2 in wanted else [])
+
+
+def weight_gradient(
+    graph: Graph,
+    node: Node,
+    inputs: Sequence[Array],
+    output: Array,
+    dy: Array,
+    wanted: frozenset[int],
+    kernel: Sequence[int],
+    groups: int,
+) -> dict[int, Array]:
+    """The same on arrays, pixel by pixel as the C kernel sums: rows (OC, KH, KW, C / groups)."""
+    a, quant = node.attrs, graph[node.inputs[0]].quant
+    assert quant
+    dy = mask(graph, node, output, dy)[0]
+    out_h, out_w, out_c = dy.shape
+    result: dict[int, Array] = {}
+    if 1 in wanted:
+        x = (inputs[0][0].astype(np.int32) - quant.zero_point).astype(np.float32)
+        height, width, channels = x.shape
+        g = dy * np.float32(quant.s)
+        group_c, group_out = channels // groups, out_c // groups
+        total = np.zeros((out_c, kernel[0], kernel[1], group_c), np.float32)
+        for oy in range(out_h):
+            for ox in range(out_w):
+                for ky in range(kernel[0]):
+                    for kx in range(kernel[1]):
+                        iy = oy * a.strides[0] + ky * a.dilations[0] - a.pads[0]
+                        ix = ox * a.strides[1] + kx * a.dilations[1] - a.pads[1]
+                        if 0 <= iy < height and 0 <= ix < width:
+                            seen = np.repeat(x[iy, ix].reshape(groups, group_c), group_out, axis=0)
+                            total[:, ky, kx] += g[oy, ox][:, None] * seen
+        result[1] = total
+    if 2 in wanted:
+        result[2] = sum_rows(dy)
+    return result

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depthwise convolution: each input channel gives M output channels of its own; padding reads real zero."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tlc.graph import Graph, Node, Shape
+from tlc.ops.base import Activation, Address, Array, Call, Operator, apply_activation
+from tlc.ops.conv2d import dilate, geometry, weight_backward, weight_gradient
+from tlc.ops.window import (
+    Pads,
+    constant_bias,
+    constant_weight,
+    fitting_sum,
+    fold_bias,
+    int8_epilogue,
+    output_hw,
+    pad_hw,
+    positive_pads,
+    quantized_fields,
+    samples_at_once,
+    tap_slices,
+    tf_pad_hw,
+)
+
+
+def whole_multiplier(graph: Graph, node: Node) -> str | None:
+    """The weight must be (1, height, width, channels), with a multiple of the input's channels."""
+    x, w = graph[node.inputs[0]].shape, graph[node.inputs[1]].shape
+    holds = len(x) == len(w) == 4 and w[0] == 1 and w[3] % x[3] == 0
+    return None if holds else f"the input is {x} and the weight is {w}"
+
+
+@dataclass(frozen=True)
+class Attrs:
+    """Inputs: x (N, H, W, C), weight (1, KH, KW, C · M), optionally bias (C · M). ``pads``: top, left, bottom, right."""
+
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: Pads = (0, 0, 0, 0)
+    activation: Activation = Activation.NONE
+
+
+class DepthwiseConv2d(Operator):
+    """x (N, H, W, C), weight (1, KH, KW, C · M), bias (C · M) → (N, OH, OW, C · M); output channel c · M + m reads c."""
+
+    name = "depthwise_conv2d"
+    Attrs = Attrs
+    rules = (constant_weight, constant_bias, whole_multiplier, positive_pads, fitting_sum)
+
+    def infer(self, graph: Graph, node: Node) -> Shape:
+        x, w, a = graph[node.inputs[0]].shape, graph[node.inputs[1]].shape, node.attrs
+        return (x[0], *output_hw(x[1:3], w[1:3], a.strides, a.dilations, a.pads), w[3])
+
+    def macs(self, graph: Graph, node: Node) -> int:
+        w = graph[node.inputs[1]].shape
+        return graph[node.output].elements * w[1] * w[2]
+
+    def weight_axis(self, node: Node) -> int | None:
+        return 3
+
+    def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
+        import tensorflow as tf
+
+        a = node.attrs
+        x, w = tf_pad_hw(inputs[0], a.pads), dilate(inputs[1], a.dilations)
+        channels = int(x.shape[3])
+        kernel = tf.reshape(w, [int(w.shape[1]), int(w.shape[2]), channels, int(w.shape[3]) // channels])
+        if a.strides[0] == a.strides[1]:
+            y = tf.nn.depthwise_conv2d(x, kernel, [1, *a.strides, 1], "VALID")
+        else:  # TensorFlow has only equal strides
+            y = tf.nn.depthwise_conv2d(x, kernel, [1, 1, 1, 1], "VALID")[:, :: a.strides[0], :: a.strides[1]]
+        if len(inputs) > 2:
+            y = y + inputs[2]
+        return apply_activation(a.activation, y)
+
+    def int8(self, graph: Graph, node: Node, inputs: Sequence[Array]) -> Array:
+        x, w, a = inputs[0], inputs[1][0].astype(np.int32), node.attrs
+        quant_in = graph[node.inputs[0]].quant
+        assert quant_in
+        channels, outputs = x.shape[3], w.shape[2]
+        hw = output_hw(x.shape[1:3], w.shape[:2], a.strides, a.dilations, a.pads)
+        chunk = samples_at_once(hw[0] * hw[1] * outputs)
+        results = []
+        for start in range(0, len(x), chunk):
+            centred = pad_hw(x[start : start + chunk], a.pads, quant_in.zero_point).astype(np.int32) - quant_in.zero_point
+            acc = np.zeros((len(centred), *hw, channels, outputs // channels), np.int32)
+            for i, j, seen in tap_slices(w.shape[:2], a.strides, a.dilations, hw):
+                acc += centred[seen][..., None] * w[i, j].reshape(channels, -1)
+            total = acc.reshape(*acc.shape[:3], outputs).astype(np.int64)
+            if len(inputs) > 2:
+                total += inputs[2]
+            results.append(int8_epilogue(graph, node, total))
+        return np.concatenate(results)
+
+    def call(self, graph: Graph, node: Node) -> Call:
+        w = graph.data(node.inputs[1])
+        rows, bias = fold_bias(graph, node, w.reshape(-1, w.shape[3]).T)
+        return Call(
+            "tlc_depthwise_conv2d_s8",
+            "tlc_depthwise_conv2d_t",
+            geometry(graph, node, w.shape[1:3], graph[node.inputs[0]].shape[3]) | quantized_fields(graph, node),
+            (Address(node.inputs[0]), rows, bias, Address(node.output, is_output=True)),
+        )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        return weight_backward(graph, node, wanted, graph[node.inputs[1]].shape[1:3], graph[node.inputs[0]].shape[3])
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        return weight_gradient(graph, node, inputs, output, dy, wanted, inputs[1].shape[1:3], inputs[0].shape[3])
