@@ -76,7 +76,7 @@ def test_none_packs_nothing() -> None:
 
 
 def test_size_is_least() -> None:
-    sizes = {mode: pack(model(), mode).flash_bytes for mode in ("none", "auto", "size")}  # type: ignore[arg-type]
+    sizes = {mode: pack(model(), mode).flash_bytes for mode in ("none", "auto", "size")}
     assert sizes["size"] < sizes["auto"] < sizes["none"]
 
 

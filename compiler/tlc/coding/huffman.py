@@ -40,7 +40,7 @@ ABSENT = -1
 LONGEST = 16
 """No code may be longer: the decoder compares 16 bits."""
 MAX_BITS = 13
-"""The limit used: streams within 0.05% of unlimited ones on the weights of the MLPerf Tiny models; 12 costs AD 0.16%."""
+"""The limit used: streams within 0.05% of unlimited ones on the MLPerf Tiny models' weights; 12 costs AD 0.16%."""
 PADDING_WORDS = 1
 """Words behind the coded ones that the decoder may read."""
 

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which frozen weight tensors are entropy-packed, and with which codes.
 
-Requires the rows that the kernels read (int8, one an output channel). Ensures that every tensor comes out either raw or as
-a Huffman stream with its code, and never larger in flash than it was, tables counted.
+Requires the rows that the kernels read (int8, one an output channel). Ensures that every tensor comes out either raw or
+as a Huffman stream with its code, and that those of a code with its tables take no more flash than they did.
 
-A code's tables cost 100 to 700 bytes of flash, as much as coding a small tensor saves, so tensors share codes: each begins
-with its own, and the two whose union saves most flash are joined until none does.
+A code's tables cost 100 to 700 bytes of flash, as much as coding a small tensor saves, so tensors share codes: each
+begins with its own, and the two whose union saves most flash are joined until none does.
 
 Modes:
     ``none``: all raw.
     ``size``: least flash, but for 0.25% spent on tables that decode faster.
-    ``auto``: only what pays. A tensor is packed where its stream is at least 5% smaller than its bytes (and all that share
-    a code, with its tables, too) and decoding, once per inference, adds at most 25% to the instructions of its layer. A
-    layer of many pixels reads each decoded row many times and hardly notices; a dense one reads it once.
+    ``auto``: only what pays. A tensor is packed where its stream is at least 5% smaller than its bytes (and so are all
+    that share a code, with its tables) and decoding, once per inference, adds at most 25% to the instructions of its
+    layer. A layer of many pixels reads each decoded row many times and hardly notices; a dense one reads it once.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ LOOKUP_BITS = range(1, 11)
 class DecodeCost:
     """Instructions of ``tlc_rows_decode``.
 
-    The defaults were counted on a Cortex-M4 with GCC 12 -Os on weights of the MLPerf Tiny models and predict each within
-    0.5 per weight; -O2 is 5 per weight quicker, a Cortex-M0 1 slower.
+    The defaults were counted on a Cortex-M4 with GCC 12 -Os on MLPerf Tiny weights, and predict each tensor within
+    0.5 per weight; -O2 is about 3 per weight quicker, a Cortex-M0 about 4 slower.
     """
 
     weight: float = 18.0

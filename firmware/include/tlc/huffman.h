@@ -13,14 +13,16 @@
 
 #include <stdint.h>
 
-typedef struct tlc_huffman {
-    const int16_t *lookup;  /* (1 << lookup_bits): length << 8 | value as a byte; where the code is longer than
-                               lookup_bits, minus the shortest length of those that begin so */
-    const uint16_t *last;   /* (lengths from `first` on): the greatest code, left-aligned, filled with ones */
-    const uint8_t *base;    /* (lengths from `first` on): right-aligned code + base = index of its value, modulo 256 */
-    const int8_t *symbols;  /* (values with longer codes): values in the codes' order */
-    uint8_t lookup_bits;    /* 1..16 */
-    uint8_t first;          /* the shortest length above lookup_bits */
-} tlc_huffman_t;
+#include "tlc/rows.h"
+
+struct tlc_huffman {
+    const int16_t *lookup; /* (1 << lookup_bits): length << 8 | value as a byte; where the code is longer than
+                              lookup_bits, minus the shortest length of those that begin so */
+    const uint16_t *last;  /* (lengths from `first` on): the greatest code, left-aligned, filled with ones */
+    const uint8_t *base;   /* (lengths from `first` on): right-aligned code + base = index of its value, modulo 256 */
+    const int8_t *symbols; /* (values with longer codes): values in the codes' order */
+    uint8_t lookup_bits;   /* 1..16 */
+    uint8_t first;         /* the shortest length above lookup_bits */
+};
 
 #endif /* TLC_HUFFMAN_H */

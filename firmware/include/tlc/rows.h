@@ -28,11 +28,8 @@ static inline tlc_rows_t tlc_rows_raw(const int8_t *weights, uint32_t row_bytes)
 /* `scratch` (row_bytes) holds one decoded row; it belongs to these rows until the last one has been used. */
 static inline tlc_rows_t tlc_rows_packed(const uint16_t *stream, uint32_t row_bytes, const tlc_huffman_t *code,
                                          int8_t *scratch) {
-    return (tlc_rows_t){.row_bytes = row_bytes,
-                        .code = code,
-                        .stream = stream + 1,
-                        .row = scratch,
-                        .bits = (uint32_t)stream[0] << 16};
+    return (tlc_rows_t){
+        .row_bytes = row_bytes, .code = code, .stream = stream + 1, .row = scratch, .bits = (uint32_t)stream[0] << 16};
 }
 
 /* Decodes the next row of a packed tensor into `rows->row`. */
