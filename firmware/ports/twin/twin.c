@@ -243,12 +243,15 @@ EXPORT int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs)
         memcpy(ctx->arena + tlc_model.inputs[i].offset, inputs, tlc_model.inputs[i].elements);
         inputs += tlc_model.inputs[i].elements;
     }
+    void (*const on_layer)(void *arg, uint16_t layer) = ctx->on_layer;
+    ctx->on_layer = NULL; /* the device's loop is not running */
     const tlc_status_t status = tlc_run_forward(ctx);
+    ctx->on_layer = on_layer;
     for (uint32_t i = 0; i < tlc_model.output_count; i++) {
         memcpy(outputs, ctx->arena + tlc_model.outputs[i].offset, tlc_model.outputs[i].elements);
         outputs += tlc_model.outputs[i].elements;
     }
-    return status;
+    return (int)status;
 }
 
 EXPORT int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count) {
@@ -266,12 +269,12 @@ EXPORT int tlc_twin_backward(void *memory, const float *gradient) {
     }
     const tlc_status_t status =
         tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_elements());
-    return status == TLC_OK ? tlc_model.backward(ctx) : status;
+    return (int)(status == TLC_OK ? tlc_model.backward(ctx) : status);
 }
 
 EXPORT int tlc_twin_update(void *memory, float learning_rate, uint32_t step, uint32_t seed) {
     const tlc_step_t told = {learning_rate, step, seed};
-    return tlc_model.update ? tlc_model.update(&((twin_t *)memory)->device.ctx, &told) : TLC_ERR_STATE;
+    return (int)(tlc_model.update ? tlc_model.update(&((twin_t *)memory)->device.ctx, &told) : TLC_ERR_STATE);
 }
 
 EXPORT int tlc_twin_get_params(void *memory, uint8_t *bytes) {
