@@ -29,11 +29,13 @@ __all__ = [
     "Reader",
     "Table",
     "TensorType",
+    "name_of",
     "same_pads",
 ]
 
 IDENTIFIER = b"TFL3"
 SCHEMA_VERSION = 3
+_LEAST_TABLE = 16  # bytes: an offset in a vector, the table's own offset, and two fields or more
 
 
 class TensorType(IntEnum):
@@ -298,6 +300,14 @@ TABLES: dict[str, dict[str, Field]] = {
 }
 
 
+def name_of(kind: type[IntEnum], number: int) -> str:
+    """The name of a number, or the number itself where the list above does not have it."""
+    try:
+        return kind(number).name
+    except ValueError:
+        return f"{kind.__name__} {number}"
+
+
 def same_pads(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """Zeros before and after one axis under ``Padding.SAME``: the output has ceil(size / stride) values."""
     out = -(-size // stride)
@@ -316,7 +326,7 @@ class Reader:
     def __init__(self, data: bytes, where: str) -> None:
         self.data = data
         self.where = where
-        self._budget = 16 * len(data) + (1 << 20)
+        self._budget = 4 * len(data) + (1 << 16)
 
     def fail(self, rule: str) -> ModelError:
         """The error for a file that breaks the format."""
@@ -358,7 +368,7 @@ class Reader:
         """Counts work against what a file of this size can need."""
         self._budget -= size
         if self._budget < 0:
-            raise self.fail("a file must not refer to the same bytes thousands of times, but this one does")
+            raise self.fail("a file must not refer to the same bytes over and over, but this one does")
 
 
 @dataclass(frozen=True)
@@ -419,7 +429,7 @@ class Table:
         if target is None:
             return []
         start, count = self.reader.vector(target, 4)
-        self.reader.spend(4 * count)
+        self.reader.spend(_LEAST_TABLE * count)
         places = range(start, start + 4 * count, 4)
         of = TABLES[self.name][name].of
         return [self.reader.table(place + int(self.reader.scalar("I", place)), of) for place in places]
