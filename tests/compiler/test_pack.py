@@ -106,6 +106,12 @@ def test_auto_follows_the_cost_of_decoding() -> None:
     assert pack(twice, "auto").weights["conv"].kind == "raw"
 
 
+def test_a_tensor_read_twice_is_decoded_twice() -> None:
+    values = gaussian(6, 64, 576, 8)
+    once, twice = (pack({"w": FrozenWeights(values, 1e9, uses)}, "auto").weights["w"] for uses in (1, 2))
+    assert twice.instructions == 2 * once.instructions > 2 * 18 * values.size
+
+
 def test_auto_wants_five_percent() -> None:
     """Values uniform on 200 of 256 levels: 7.64 bits, which saves 4.5%; on 160 levels: 7.32 bits, 8.5%."""
     rng = np.random.default_rng(7)
