@@ -74,7 +74,7 @@ tlc_status_t tlc_run_forward(tlc_ctx_t *ctx) {
     return status;
 }
 
-static bool finite(float value) { /* neither NaN nor infinite: the exponent is not all ones */
+static bool is_finite(float value) { /* neither NaN nor infinite: the exponent is not all ones */
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return (bits & 0x7F800000u) != 0x7F800000u;
@@ -107,7 +107,7 @@ tlc_status_t tlc_load_gradient(tlc_ctx_t *ctx, uint8_t dtype, float scale, const
     for (uint32_t i = 0; i < tensor->elements; i++) {
         float value;
         memcpy(&value, to + 4u * i, sizeof value);
-        if (!finite(value)) {
+        if (!is_finite(value)) {
             return TLC_ERR_NUMERIC;
         }
     }
