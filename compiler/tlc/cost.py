@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tlc.boards import Board
+from tlc.boards import Board, Transport
 from tlc.bundle import Certificate
 from tlc.graph import Graph
 from tlc.ops import REGISTRY
@@ -18,6 +18,12 @@ __all__ = ["Estimate", "certificate", "estimate", "frozen_weights", "instruction
 
 LINK_OVERHEAD = 48
 """Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
+
+
+DEVICE_BYTES = 1280
+LINK_SLOT = 24
+LINK_FRAME = 64
+"""Bounds on ``tlc_device_t``, a slot of the link's window and a frame's overhead, on 32-bit targets."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def frozen_weights(program: Program, board: Board) -> dict[str, FrozenWeights]:
 def _layer_instructions(program: Program, step: Step, board: Board) -> float:
     if step.call is None:
         return 0.0
-    return board.cost.instructions(step.node.op, step.macs, program.graph[step.node.output].elements)
+    return board.instructions(step.node.op, step.macs, program.graph[step.node.output].elements)
 
 
 def link_message_bytes(graph: Graph) -> int:
@@ -87,6 +93,13 @@ def link_message_bytes(graph: Graph) -> int:
     return max(inputs, 4 * outputs)
 
 
+def link_ram_bytes(program: Program, board: Board) -> int:
+    """The link's windows and buffers, the device's own state, and a counter a layer; asserted in the generated main."""
+    link = board.link
+    slots = link.window * LINK_SLOT + 2 * (link.fragment + LINK_FRAME)
+    return align(DEVICE_BYTES + slots + 4 * len(program.forward))
+
+
 def certificate(program: Program, board: Board, packing: Packing) -> Certificate:
     """Every byte of the device segment: proven, or a budget that ``tlc size`` checks on the ELF."""
     graph = program.graph
@@ -94,7 +107,7 @@ def certificate(program: Program, board: Board, packing: Packing) -> Certificate
     stored = _stored_bytes(program, packing)
     tables = _table_bytes(program)
     arena, state = program.arena_bytes, program.state_bytes
-    link = board.memory.link_ram_bytes
+    link = link_ram_bytes(program, board)
     code = board.memory.code_flash_bytes + board.memory.sdk_flash_bytes
     return Certificate(
         weight_bytes=raw,
@@ -111,12 +124,12 @@ def certificate(program: Program, board: Board, packing: Packing) -> Certificate
     )
 
 
-def estimate(cut: str, program: Program, board: Board, packing: Packing, transport: str) -> Estimate:
+def estimate(cut: str, program: Program, board: Board, packing: Packing, transport: Transport) -> Estimate:
     """One cut on one board."""
     promise = certificate(program, board, packing)
     sent = sum(program.graph[name].elements for name in program.graph.outputs) + LINK_OVERHEAD
     work = instructions(program, board, packing)
-    seconds = work / board.clock_hz + sent / board.link_bytes_per_second(transport)
+    seconds = work / board.cpu.clock_hz + sent / board.link.bytes_per_second(transport)
     return Estimate(
         cut=cut,
         macs=program.macs,

@@ -54,9 +54,11 @@ class Quant:
         )
 
     def quantize(self, real: NDArray[Any], dtype: DType = "int8") -> NDArray[Any]:
-        """Reals to integers, ties to even, saturating."""
+        """Reals to integers, ties away from zero, saturating: bit for bit the device's quantizer (float32 division)."""
         info = np.iinfo(dtype)
-        q = np.rint(np.asarray(real, np.float64) / self._along(real.ndim)) + self.zero_point
+        x = np.asarray(real, np.float32) / self._along(real.ndim).astype(np.float32)
+        q = np.trunc(x)
+        q = q.astype(np.float64) + (x - q >= 0.5) - (x - q <= -0.5) + self.zero_point
         return np.clip(q, info.min, info.max).astype(dtype)
 
     def dequantize(self, q: NDArray[Any]) -> NDArray[np.float32]:

@@ -92,7 +92,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     """Compiles a model into a project directory, which appears whole or not at all."""
     say: Progress = progress or (lambda what, done, total: None)
     board = boards.load(options.board)
-    transport = board.transport(options.transport)
+    transport = board.check_transport(options.transport)
     say("reading the model", 0, 1)
     source = read_model(options.model, options.shapes)
     graph = canonicalize(source)
@@ -165,7 +165,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
 def plan_model(options: Options) -> list[Estimate]:
     """Every legal cut on a board, in execution order, the Pareto-optimal ones marked."""
     board = boards.load(options.board)
-    transport = board.transport(options.transport)
+    transport = board.check_transport(options.transport)
     graph = canonicalize(read_model(options.model, options.shapes))
     return _estimates(graph, board, options, transport)
 

@@ -17,7 +17,7 @@ import jinja2
 import numpy as np
 
 import tlc
-from tlc.boards import Board
+from tlc.boards import Board, Transport
 from tlc.bundle import Bundle
 from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
 from tlc.errors import OutputError
@@ -48,7 +48,7 @@ class Settings:
     pack: str
     train: str
     seed: int
-    transport: str
+    transport: Transport
 
 
 def environment() -> jinja2.Environment:
@@ -63,6 +63,7 @@ def environment() -> jinja2.Environment:
     )
     env.filters["c_array"] = c_array
     env.filters["c_float"] = c_float
+    env.filters["c_target"] = identifier
     env.filters["c_string"] = json.dumps
     env.filters["hash_bytes"] = _hash_bytes
     return env
@@ -156,7 +157,6 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
     env = environment()
     arduino = board.port == "arduino"
     files = {
-        "platformio.ini": "platformio_arduino.ini.jinja" if arduino else "platformio.ini.jinja",
         "CMakeLists.txt": "CMakeLists.txt.jinja",
         "include/tlc_config.h": "tlc_config.h.jinja",
         "include/app.h": "app.h.jinja",
@@ -164,9 +164,12 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
         "src/main.cpp" if arduino else "src/main.c": "arduino_main.cpp.jinja" if arduino else "main.c.jinja",
         ".gitignore": "gitignore.jinja",
     }
+    if arduino:
+        files["platformio.ini"] = "platformio_arduino.ini.jinja"
     if arduino and settings.transport == "wifi":
         files["include/tlc_secrets.example.h"] = "tlc_secrets.example.h.jinja"
-    return {path: env.get_template(template).render(context) for path, template in files.items()}
+    rendered = {path: env.get_template(template).render(context) for path, template in files.items()}
+    return rendered if arduino else {**rendered, **board.project_files()}
 
 
 def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:

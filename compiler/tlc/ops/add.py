@@ -24,6 +24,7 @@ from tlc.ops.base import (
     requantize,
 )
 from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
+from tlc.ops.training import copy_call, mask, mask_call
 
 LEFT_SHIFT = 20
 """Both terms get this many fraction bits before they are rescaled: 255 · 2^20 leaves room for a sum in int32."""
@@ -104,6 +105,17 @@ class Add(Operator):
             },
             (Address(node.inputs[0]), Address(node.inputs[1]), Address(node.output, is_output=True)),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        shapes = {graph[name].shape for name in (*(node.inputs[index] for index in wanted), node.output)}
+        if len(shapes) > 1 or self.sign < 0:
+            return None
+        return mask_call(graph, node) + [copy_call(graph, node, index, index in adding) for index in sorted(wanted)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        return dict.fromkeys(wanted, mask(graph, node, output, dy))
 
 
 def _quants(graph: Graph, node: Node) -> tuple[Quant, Quant, Quant]:

@@ -184,6 +184,8 @@ class Operator(ABC):
     ) -> dict[int, Array]:
         """The backward contract on one sample: float32 gradients of the wanted inputs, in the C kernel's summation order.
 
+        A weight's gradient is laid out as the kernel's rows are: one output channel after another.
+
         Args:
             inputs: the integers of the forward pass, constants included.
             output: the integers it gave.

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node
-from tlc.ops.base import Activation, activation_range, apply_activation, quantize_multiplier
+from tlc.ops.base import Activation, Array, Call, activation_range, apply_activation, quantize_multiplier
 from tlc.ops.quantize import Quantize
+from tlc.ops.training import copy_call, mask, mask_call
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,11 @@ class Clamp(Quantize):
         x, y = graph[node.inputs[0]].quant, graph[node.output].quant
         assert x and y
         return quantize_multiplier(float(np.float32(x.s) / np.float32(y.s)))
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        return [*mask_call(graph, node), copy_call(graph, node, 0, 0 in adding)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        return {0: mask(graph, node, output, dy)}

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generated C as a shared library: in tests, accuracy figures and fleets, this *is* the device.
+
+The library is built once for a project's content and kept in the user's cache; every :class:`Twin` is an instance with all
+its state in memory of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc import bundle as bundles
+from tlc.bundle import Bundle
+from tlc.errors import DeviceError, ToolchainError
+
+__all__ = ["Twin", "TwinLibrary"]
+
+FLAGS = ["-std=c99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fvisibility=hidden"]
+"""No fused multiply-add: floats come out as on every target. No -march=native: a library may move between machines."""
+
+
+class TwinLibrary:
+    """The shared library of one project.
+
+    Args:
+        directory: the project that ``tlc compile`` wrote.
+        sanitize: build under UBSan, which traps on undefined behaviour.
+
+    Raises:
+        ToolchainError: there is no C compiler, or it refuses the project.
+    """
+
+    def __init__(self, directory: Path, *, sanitize: bool = False) -> None:
+        self.directory = Path(directory)
+        self.bundle: Bundle = bundles.load(directory)
+        flags = [*FLAGS, *(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"] if sanitize else [])]
+        self.path = _build(self.directory, flags)
+        self.c = ctypes.CDLL(str(self.path))
+        for name in ("bytes", "receive", "send"):
+            getattr(self.c, f"tlc_twin_{name}").restype = ctypes.c_size_t
+        for name in ("arena_bytes", "state_bytes", "param_bytes", "input_bytes", "output_bytes", "gradient_elements"):
+            getattr(self.c, f"tlc_twin_{name}").restype = ctypes.c_uint32
+
+    @cached_property
+    def instance_bytes(self) -> int:
+        """Memory of one instance."""
+        return int(self.c.tlc_twin_bytes())
+
+    def create(self, boot: int = 1) -> Twin:
+        """A fresh device."""
+        return Twin(self, boot)
+
+
+class Twin:
+    """One device in this process: the model called directly, or its main loop over byte pipes."""
+
+    def __init__(self, library: TwinLibrary | Path, boot: int = 1) -> None:
+        self.library = library if isinstance(library, TwinLibrary) else TwinLibrary(library)
+        self.bundle = self.library.bundle
+        self._c = self.library.c
+        self._bytes = np.zeros(self.library.instance_bytes + 16, np.uint8)
+        address = self._bytes.ctypes.data
+        self._memory = ctypes.c_void_p(address + -address % 16)
+        self.reboot(boot)
+
+    def reboot(self, boot: int) -> None:
+        """A power cycle: learned tensors and the link's state are gone."""
+        self._check(self._c.tlc_twin_init(self._memory, ctypes.c_uint32(boot), int(not self.bundle.split)))
+
+    # ---- the model, called directly ----
+
+    def forward(self, *inputs: NDArray[np.int8]) -> list[NDArray[np.int8]]:
+        """The device segment on any number of samples: inputs and outputs are (samples, ...) in the device's layout."""
+        count = len(inputs[0])
+        flat = [np.ascontiguousarray(x, np.int8).reshape(count, -1) for x in inputs]
+        joined = np.ascontiguousarray(np.concatenate(flat, axis=1)) if len(flat) > 1 else flat[0]
+        assert joined.shape[1] == self._c.tlc_twin_input_bytes(), "inputs of another shape"
+        sizes = [int(np.prod(edge.shape)) for edge in self.bundle.outputs]
+        out = np.empty((count, sum(sizes)), np.int8)
+        self._check(self._c.tlc_twin_forward_many(self._memory, _pointer(joined), _pointer(out), ctypes.c_size_t(count)))
+        parts = np.split(out, np.cumsum(sizes)[:-1], axis=1)
+        return [part.reshape(count, *edge.shape[1:]) for part, edge in zip(parts, self.bundle.outputs, strict=True)]
+
+    def backward(self, gradient: NDArray[np.float32]) -> None:
+        """Adds the gradient of the sample of the last :meth:`forward`, which must have been of one sample."""
+        gradient = np.ascontiguousarray(gradient, np.float32)
+        assert gradient.size == self._c.tlc_twin_gradient_elements(), "a gradient of another shape"
+        self._check(self._c.tlc_twin_backward(self._memory, _pointer(gradient)))
+
+    def update(self, learning_rate: float, step: int, seed: int) -> None:
+        """One optimizer step on the gradients accumulated so far."""
+        self._check(
+            self._c.tlc_twin_update(
+                self._memory, ctypes.c_float(learning_rate), ctypes.c_uint32(step), ctypes.c_uint32(seed)
+            )
+        )
+
+    def params(self) -> dict[str, NDArray[Any]]:
+        """The learned tensors' integers, by name."""
+        raw = np.zeros(int(self._c.tlc_twin_param_bytes()), np.uint8)
+        self._check(self._c.tlc_twin_get_params(self._memory, _pointer(raw)))
+        result = {}
+        for learned in self.bundle.learned:
+            size = learned.elements * (1 if learned.dtype == "int8" else 4)
+            result[learned.name] = raw[learned.offset : learned.offset + size].view(learned.dtype).reshape(learned.shape)
+        return result
+
+    def set_params(self, raw: bytes) -> None:
+        """Replaces the learned tensors, all of them as they lie in a parameter message."""
+        assert len(raw) == int(self._c.tlc_twin_param_bytes()), "parameters of another size"
+        self._check(self._c.tlc_twin_set_params(self._memory, raw))
+
+    # ---- the main loop ----
+
+    def receive(self, data: bytes) -> int:
+        """Bytes from the host; how many the device's buffer took."""
+        return int(self._c.tlc_twin_receive(self._memory, data, ctypes.c_size_t(len(data))))
+
+    def poll(self, now_ms: int) -> bool:
+        """One turn of the main loop; whether something was done."""
+        return bool(self._c.tlc_twin_poll(self._memory, ctypes.c_uint32(now_ms & 0xFFFFFFFF)))
+
+    def send(self, capacity: int = 4096) -> bytes:
+        """Bytes to the host."""
+        buffer = ctypes.create_string_buffer(capacity)
+        count = int(self._c.tlc_twin_send(self._memory, buffer, ctypes.c_size_t(capacity)))
+        return buffer.raw[:count]
+
+    def _check(self, status: int) -> None:
+        if status != 0:
+            names = ["ok", "argument", "state", "size", "corrupt", "version", "bundle", "numeric", "full"]
+            what = names[status] if 0 <= status < len(names) else str(status)
+            raise DeviceError(f"answered with status '{what}'", where=f"twin of {self.library.directory}")
+
+
+def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _build(directory: Path, flags: Sequence[str]) -> Path:
+    library, model = directory / "lib" / "tlc", directory / "lib" / "tlc_model"
+    sources = [
+        *sorted((library / "src").glob("**/*.c")),
+        library / "ports" / "twin" / "twin.c",
+        *sorted((model / "src").glob("*.c")),
+    ]
+    headers = [*sorted(library.glob("**/*.h")), *sorted(model.glob("**/*.h"))]
+    digest = hashlib.sha256(" ".join(flags).encode())
+    for path in [*sources, *headers]:
+        digest.update(path.relative_to(directory).as_posix().encode() + path.read_bytes())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlc" / "twins"
+    target = cache / f"{digest.hexdigest()[:32]}.so"
+    if target.exists():
+        return target
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        raise ToolchainError("no C compiler to build the twin with", remedy="install gcc")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        built = Path(scratch) / "twin.so"
+        command = [compiler, *flags, f"-I{library / 'include'}", f"-I{model / 'include'}", "-o", str(built)]
+        done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True)
+        if done.returncode != 0:
+            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+            raise ToolchainError(f"the twin does not compile: {first}", where=str(directory))
+        os.replace(built, target)
+    return target
