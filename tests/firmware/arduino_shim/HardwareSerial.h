@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TLC_SHIM_HARDWARE_SERIAL_H
+#define TLC_SHIM_HARDWARE_SERIAL_H
+
+#include "Stream.h"
+
+class HardwareSerial final : public Stream {
+  public:
+    void begin(unsigned long baud);
+#if defined(ARDUINO_ARCH_ESP32)
+    size_t setRxBufferSize(size_t bytes);
+#endif
+    int available() override;
+    int read() override;
+    size_t readBytes(char *bytes, size_t count) override;
+    int availableForWrite() override;
+    size_t write(uint8_t byte) override { return write(&byte, 1); }
+    size_t write(const uint8_t *bytes, size_t count) override;
+    using Print::write;
+    operator bool() const { return true; }
+};
+
+extern HardwareSerial Serial;
+
+#endif // TLC_SHIM_HARDWARE_SERIAL_H

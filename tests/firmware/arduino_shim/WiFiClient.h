@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef TLC_SHIM_WIFI_CLIENT_H
+#define TLC_SHIM_WIFI_CLIENT_H
+
+#include "IPAddress.h"
+#include "Stream.h"
+
+// A TCP connection over a real socket.
+class WiFiClient final : public Stream {
+  public:
+    WiFiClient() = default;
+    ~WiFiClient() { stop(); }
+    WiFiClient(const WiFiClient &) = delete;
+    WiFiClient &operator=(const WiFiClient &) = delete;
+
+    int connect(IPAddress address, uint16_t port, int32_t timeout_ms);
+    void stop();
+    uint8_t connected();
+    int available() override;
+    int read() override;
+    int read(uint8_t *bytes, size_t count);
+    size_t readBytes(char *bytes, size_t count) override;
+    size_t write(uint8_t byte) override { return write(&byte, 1); }
+    size_t write(const uint8_t *bytes, size_t count) override;
+    using Print::write;
+    int setNoDelay(bool no_delay);
+    int fd() const { return fd_; }
+
+  private:
+    int fd_ = -1;
+};
+
+#endif // TLC_SHIM_WIFI_CLIENT_H
