@@ -8,12 +8,6 @@ its state in memory of its own.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,12 +17,12 @@ from numpy.typing import NDArray
 
 from tlc import bundle as bundles
 from tlc.bundle import Bundle
-from tlc.errors import DeviceError, ToolchainError
+from tlc.errors import DeviceError
+from tlc.hostbuild import build
 
 __all__ = ["Twin", "TwinLibrary"]
 
-FLAGS = ["-std=c99", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-fvisibility=hidden"]
-"""No fused multiply-add: floats come out as on every target. No -march=native: a library may move between machines."""
+FLAGS = ["-fPIC", "-shared", "-fvisibility=hidden"]
 
 
 class TwinLibrary:
@@ -46,7 +40,7 @@ class TwinLibrary:
         self.directory = Path(directory)
         self.bundle: Bundle = bundles.load(directory)
         flags = [*FLAGS, *(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"] if sanitize else [])]
-        self.path = _build(self.directory, flags)
+        self.path = build(self.directory, ["lib/tlc/ports/twin/twin.c"], flags, "twin.so")
         self.c = ctypes.CDLL(str(self.path))
         for name in ("bytes", "receive", "send"):
             getattr(self.c, f"tlc_twin_{name}").restype = ctypes.c_size_t
@@ -147,33 +141,3 @@ class Twin:
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
-
-
-def _build(directory: Path, flags: Sequence[str]) -> Path:
-    library, model = directory / "lib" / "tlc", directory / "lib" / "tlc_model"
-    sources = [
-        *sorted((library / "src").glob("**/*.c")),
-        library / "ports" / "twin" / "twin.c",
-        *sorted((model / "src").glob("*.c")),
-    ]
-    headers = [*sorted(library.glob("**/*.h")), *sorted(model.glob("**/*.h"))]
-    digest = hashlib.sha256(" ".join(flags).encode())
-    for path in [*sources, *headers]:
-        digest.update(path.relative_to(directory).as_posix().encode() + path.read_bytes())
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlc" / "twins"
-    target = cache / f"{digest.hexdigest()[:32]}.so"
-    if target.exists():
-        return target
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        raise ToolchainError("no C compiler to build the twin with", remedy="install gcc")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        built = Path(scratch) / "twin.so"
-        command = [compiler, *flags, f"-I{library / 'include'}", f"-I{model / 'include'}", "-o", str(built)]
-        done = subprocess.run([*command, *map(str, sources)], capture_output=True, text=True)
-        if done.returncode != 0:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
-            raise ToolchainError(f"the twin does not compile: {first}", where=str(directory))
-        os.replace(built, target)
-    return target

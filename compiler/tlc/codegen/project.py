@@ -166,6 +166,7 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
     }
     if arduino:
         files["platformio.ini"] = "platformio_arduino.ini.jinja"
+        files["native/main.c"] = "main.c.jinja"  # for --device native
     if arduino and settings.transport == "wifi":
         files["include/tlc_secrets.example.h"] = "tlc_secrets.example.h.jinja"
     rendered = {path: env.get_template(template).render(context) for path, template in files.items()}
