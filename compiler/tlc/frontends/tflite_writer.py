@@ -8,22 +8,19 @@ PAD before a VALID layer, a stand-alone clamp to [-1, 1] as MAXIMUM and MINIMUM 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
 from tlc.errors import ModelError, UnsupportedOperator
+from tlc.frontends.tflite_pack import pack_model
 from tlc.frontends.tflite_schema import (
-    IDENTIFIER,
     OPTIONS,
     SCHEMA_VERSION,
-    TABLES,
     BuiltinOperator,
-    Field,
     FusedActivation,
     Padding,
     TensorType,
@@ -36,16 +33,6 @@ __all__ = ["write_tflite"]
 
 _TYPES = {"float32": TensorType.FLOAT32, "int8": TensorType.INT8, "int32": TensorType.INT32}
 _FUSED = {activation: FusedActivation[activation.name] for activation in Activation}
-_ALIGNMENT = 16  # of constants, in bytes: what the schema asks of Buffer.data
-_SLOTS: dict[str, str] = {
-    "b": "Int8",
-    "B": "Uint8",
-    "?": "Bool",
-    "i": "Int32",
-    "I": "Uint32",
-    "Q": "Uint64",
-    "f": "Float32",
-}
 
 
 def write_tflite(graph: Graph, *, description: str = "tlc") -> bytes:
@@ -64,44 +51,6 @@ def write_tflite(graph: Graph, *, description: str = "tlc") -> bytes:
     for node in graph.nodes:
         writer.node(node)
     return writer.finish(description)
-
-
-def _pack(builder: flatbuffers.Builder, table: str, values: Mapping[str, Any]) -> int:
-    """Writes a table, children first, and returns its offset."""
-    fields = TABLES[table]
-    offsets = {name: _pack_child(builder, fields[name], value) for name, value in values.items()}
-    builder.StartObject(1 + max((field.number for field in fields.values()), default=-1))
-    for name, value in offsets.items():
-        field = fields[name]
-        if field.kind in _SLOTS:
-            getattr(builder, f"Prepend{_SLOTS[field.kind]}Slot")(field.number, value, field.default)
-        else:
-            builder.PrependUOffsetTRelativeSlot(field.number, value, 0)
-    return int(builder.EndObject())
-
-
-def _pack_child(builder: flatbuffers.Builder, field: Field, value: Any) -> Any:
-    """The offset of what a field points at; a scalar field's value itself."""
-    if field.kind == "string":
-        return builder.CreateString(value)
-    if field.kind == "table":
-        of, values = value if field.of == "*" else (field.of, value)
-        return _pack(builder, of, values)
-    if field.kind == "tables":
-        children = [_pack(builder, field.of, child) for child in value]
-        builder.StartVector(4, len(children), 4)
-        for child in reversed(children):
-            builder.PrependUOffsetTRelative(child)
-        return builder.EndVector()
-    if field.kind.startswith("[]"):
-        dtype = np.dtype("<" + field.kind[2:])
-        raw = np.asarray(value, dtype).tobytes()
-        alignment = _ALIGNMENT if dtype.itemsize == 1 else dtype.itemsize
-        builder.StartVector(dtype.itemsize, len(raw) // dtype.itemsize, alignment)
-        builder.head -= len(raw)
-        builder.Bytes[builder.Head() : builder.Head() + len(raw)] = raw
-        return builder.EndVector()
-    return value
 
 
 @dataclass
@@ -155,12 +104,7 @@ class _Writer:
     def finish(self, description: str) -> bytes:
         """The file."""
         outputs = [self.tensor(self.graph[name]) for name in self.graph.outputs]
-        # The largest part is the constants: room for them at once saves the builder from growing step by step.
-        size = 1024 + sum(2 * _ALIGNMENT + np.asarray(buffer.get("data", ())).size for buffer in self.buffers)
-        builder = flatbuffers.Builder(size)
-        model = _pack(
-            builder,
-            "Model",
+        return pack_model(
             {
                 "version": SCHEMA_VERSION,
                 "operator_codes": [
@@ -182,10 +126,8 @@ class _Writer:
                 ],
                 "description": description,
                 "buffers": self.buffers,
-            },
+            }
         )
-        builder.Finish(model, file_identifier=IDENTIFIER)
-        return bytes(builder.Output())
 
     # ---- the parts -------------------------------------------------------------------------------------------------
 
