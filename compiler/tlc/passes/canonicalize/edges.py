@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rewrites share: looking along chains of data movement, and constants that broadcast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc.build import attributes, emit
+from tlc.graph import Graph, Node, Shape
+from tlc.layout import Move
+
+__all__ = ["chain_to", "constant_operand", "is_move", "move_of", "only_reader", "smallest", "write_chain"]
+
+Array = NDArray[Any]
+
+
+def is_move(node: Node | None) -> bool:
+    """Whether a node only moves data."""
+    return node is not None and node.op in ("reshape", "transpose")
+
+
+def move_of(node: Node) -> Move:
+    """What such a node does."""
+    if node.op == "reshape":
+        return Move("reshape", tuple(node.attrs.shape))
+    return Move("transpose", tuple(node.attrs.perm))
+
+
+def chain_to(graph: Graph, name: str) -> tuple[str, list[Node]]:
+    """The tensor where the moves that lead to a tensor begin, and these moves in order."""
+    nodes: list[Node] = []
+    producer = graph.producer(name)
+    while producer is not None and is_move(producer):
+        nodes.insert(0, producer)
+        name = producer.inputs[0]
+        producer = graph.producer(name)
+    return name, nodes
+
+
+def write_chain(graph: Graph, source: str, moves: list[Move], *, name: str, at: int) -> tuple[str, int]:
+    """Adds a chain before index ``at``; gives its last tensor and the index after it."""
+    for move in moves:
+        attrs = attributes("reshape", shape=move.value) if move.kind == "reshape" else attributes("transpose", perm=move.value)
+        tensor = graph[source]
+        made = emit(graph, move.kind, [source], attrs, name=name, at=at, dtype=tensor.dtype, quant=tensor.quant)
+        source = made.name
+        at += 1
+    return source, at
+
+
+def only_reader(graph: Graph, name: str) -> Node | None:
+    """The node that alone reads a tensor (once) which is no output of the graph."""
+    readers = graph.consumers(name)
+    if len(readers) != 1 or name in graph.outputs or readers[0].inputs.count(name) != 1:
+        return None
+    return readers[0]
+
+
+def constant_operand(graph: Graph, node: Node | None) -> int | None:
+    """Which input of an add, sub or mul is a float constant; None where none or both are."""
+    if node is None or node.op not in ("add", "sub", "mul"):
+        return None
+    constant = [i for i, name in enumerate(node.inputs) if graph[name].is_constant]
+    if len(constant) != 1 or graph[node.inputs[constant[0]]].dtype != "float32":
+        return None
+    return constant[0]
+
+
+def smallest(full: Array, shape: Shape) -> Array:
+    """A constant of which ``full`` is the broadcast: axes along which it does not vary become 1."""
+    full = np.broadcast_to(full, shape)
+    for axis in range(full.ndim):
+        first = full.take([0], axis=axis)
+        if full.shape[axis] > 1 and np.array_equal(np.broadcast_to(first, full.shape), full):
+            full = first
+    return np.ascontiguousarray(full)
