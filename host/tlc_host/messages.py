@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host and the device say to each other over the link (PROTOCOL.md, section 9).
+
+One dataclass a message, its fields in the order of the wire. ``pack`` and ``parse`` are inverse to each other.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import ClassVar, TypeVar
+
+from tlc.errors import ProtocolError
+from tlc_host.link.frame import Stream
+
+__all__ = [
+    "MESSAGES",
+    "Backward",
+    "Capability",
+    "Done",
+    "DoneFlag",
+    "Dtype",
+    "Error",
+    "Forward",
+    "ForwardFlag",
+    "GetParams",
+    "GetStats",
+    "Hello",
+    "Layers",
+    "Log",
+    "Message",
+    "Params",
+    "Refuse",
+    "ResetReason",
+    "ResetState",
+    "Result",
+    "SetParams",
+    "Smashed",
+    "SmashedFlag",
+    "Stats",
+    "Status",
+    "Step",
+    "Welcome",
+    "message_name",
+    "parse",
+]
+
+VERSION = 1
+_COMMON = struct.Struct("<4I")
+
+
+class Capability(IntFlag):
+    """What a device can do."""
+
+    TRAIN = 1
+    SAMPLE = 2
+    PROFILE = 4
+    STANDALONE = 8
+
+
+class ResetReason(IntEnum):
+    """Why a device started."""
+
+    UNKNOWN = 0
+    POWER = 1
+    PIN = 2
+    SOFTWARE = 3
+    WATCHDOG = 4
+    FAULT = 5
+    BROWNOUT = 6
+
+
+class Status(IntEnum):
+    """tlc_status_t."""
+
+    OK = 0
+    ARG = 1
+    STATE = 2
+    SIZE = 3
+    CORRUPT = 4
+    VERSION = 5
+    BUNDLE = 6
+    NUMERIC = 7
+    FULL = 8
+
+
+class Dtype(IntEnum):
+    """tlc_dtype_t."""
+
+    F32 = 0
+    S8 = 1
+    S32 = 2
+
+
+class ForwardFlag(IntFlag):
+    """RUN: the last input. KEEP: a BACKWARD will follow."""
+
+    RUN = 1
+    KEEP = 2
+
+
+class SmashedFlag(IntFlag):
+    """SAMPLE: of the device's own sample."""
+
+    SAMPLE = 1
+
+
+class DoneFlag(IntFlag):
+    """REPEATED: it had been done before, nothing was done now."""
+
+    REPEATED = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """What every message begins with. ``request`` is the asker's number; an answer repeats all four."""
+
+    TYPE: ClassVar[int] = 0
+    STREAM: ClassVar[Stream] = Stream.CONTROL
+    FIXED: ClassVar[struct.Struct] = struct.Struct("<")
+    FIELDS: ClassVar[tuple[str, ...]] = ()
+    TAIL: ClassVar[str] = ""
+
+    request: int = 0
+    round: int = 0
+    step: int = 0
+    batch: int = 0
+
+    def pack(self) -> bytes:
+        """The message as bytes."""
+        fixed = self.FIXED.pack(*(getattr(self, name) for name in self.FIELDS))
+        tail = getattr(self, self.TAIL) if self.TAIL else b""
+        return _COMMON.pack(self.request, self.round, self.step, self.batch) + fixed + tail
+
+    @property
+    def name(self) -> str:
+        """HELLO, FORWARD ..."""
+        return message_name(self.TYPE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hello(Message):
+    """Device: who I am and what I hold. ``token`` is that of the last WELCOME since boot, 0: none."""
+
+    TYPE = 0x10
+    FIXED = struct.Struct("<HBx9I32s")
+    FIELDS = (
+        "version",
+        "reset",
+        "capabilities",
+        "boot",
+        "token",
+        "last_step",
+        "samples",
+        "forward",
+        "backward",
+        "uptime_ms",
+        "param_bytes",
+        "bundle_hash",
+    )
+    TAIL = "board"
+
+    version: int = VERSION
+    reset: int = 0
+    capabilities: int = 0
+    boot: int = 0
+    token: int = 0
+    last_step: int = 0
+    samples: int = 0
+    forward: int = 0
+    backward: int = 0
+    uptime_ms: int = 0
+    param_bytes: int = 0
+    bundle_hash: bytes = bytes(32)
+    board: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Welcome(Message):
+    """Host: we hold the same bundle. Answered by DONE."""
+
+    TYPE = 0x11
+    FIXED = struct.Struct("<I32s")
+    FIELDS = ("token", "bundle_hash")
+
+    token: int = 0
+    bundle_hash: bytes = bytes(32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refuse(Message):
+    """Host: we hold different bundles, or I do not speak your version."""
+
+    TYPE = 0x12
+    FIXED = struct.Struct("<B3x32s")
+    FIELDS = ("reason", "bundle_hash")
+
+    reason: int = Status.BUNDLE
+    bundle_hash: bytes = bytes(32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forward(Message):
+    """Host: an input tensor (elements,) int8; with RUN answered by SMASHED."""
+
+    TYPE = 0x20
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<BBxx")
+    FIELDS = ("index", "flags")
+    TAIL = "tensor"
+
+    index: int = 0
+    flags: int = ForwardFlag.RUN
+    tensor: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Smashed(Message):
+    """Device: an output tensor (elements,) int8, the ``index``-th of ``count``."""
+
+    TYPE = 0x21
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<BBBxQ")
+    FIELDS = ("index", "count", "flags", "ticks")
+    TAIL = "tensor"
+
+    index: int = 0
+    count: int = 1
+    flags: int = 0
+    ticks: int = 0
+    tensor: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result(Message):
+    """Host: the network's output (count,) float32 for the device's own sample."""
+
+    TYPE = 0x22
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<I")
+    FIELDS = ("count",)
+    TAIL = "values"
+
+    count: int = 0
+    values: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backward(Message):
+    """Host: d loss / d output of the FORWARD with request number ``forward``. Answered by DONE."""
+
+    TYPE = 0x23
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<IB3xf")
+    FIELDS = ("forward", "dtype", "scale")
+    TAIL = "gradient"
+
+    forward: int = 0
+    dtype: int = Dtype.F32
+    scale: float = 1.0
+    gradient: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step(Message):
+    """Host: apply the accumulated gradient as step number ``step``. Answered by DONE."""
+
+    TYPE = 0x24
+    FIXED = struct.Struct("<fI")
+    FIELDS = ("learning_rate", "seed")
+
+    learning_rate: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GetParams(Message):
+    """Host: send ``count`` bytes of the learned tensors from ``offset``; 0: all. Answered by PARAMS."""
+
+    TYPE = 0x25
+    FIXED = struct.Struct("<II")
+    FIELDS = ("offset", "count")
+
+    offset: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Params(Message):
+    """Device: bytes of the learned tensors from ``offset``; ``total`` is all of them."""
+
+    TYPE = 0x26
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<II")
+    FIELDS = ("offset", "total")
+    TAIL = "data"
+
+    offset: int = 0
+    total: int = 0
+    data: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetParams(Params):
+    """Host: write these bytes of the learned tensors. Answered by DONE."""
+
+    TYPE = 0x27
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GetStats(Message):
+    """Host: ``what`` 0: answered by STATS, 1: by LAYERS."""
+
+    TYPE = 0x28
+    FIXED = struct.Struct("<I")
+    FIELDS = ("what",)
+
+    what: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats(Message):
+    """Device: ticks, bytes, milliseconds and counts since boot."""
+
+    TYPE = 0x29
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<3Q17I")
+    FIELDS = (
+        "forward_ticks",
+        "backward_ticks",
+        "update_ticks",
+        "arena_bytes",
+        "state_bytes",
+        "stack_bytes",
+        "uptime_ms",
+        "last_step",
+        "samples",
+        "forwards",
+        "backwards",
+        "frames_in",
+        "frames_out",
+        "bytes_in",
+        "bytes_out",
+        "bad",
+        "repeated",
+        "refused",
+        "resent",
+        "sessions",
+    )
+
+    forward_ticks: int = 0
+    backward_ticks: int = 0
+    update_ticks: int = 0
+    arena_bytes: int = 0
+    state_bytes: int = 0
+    stack_bytes: int = 0
+    uptime_ms: int = 0
+    last_step: int = 0
+    samples: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    frames_in: int = 0
+    frames_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    bad: int = 0
+    repeated: int = 0
+    refused: int = 0
+    resent: int = 0
+    sessions: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layers(Message):
+    """Device: ticks of each layer of the last forward pass, (layers,) u32."""
+
+    TYPE = 0x2A
+    STREAM = Stream.BULK
+    TAIL = "ticks"
+
+    ticks: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResetState(Message):
+    """Host: the learned tensors back to the values in flash. Answered by DONE."""
+
+    TYPE = 0x2B
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done(Message):
+    """Device: the request of message type ``of`` is done."""
+
+    TYPE = 0x2C
+    FIXED = struct.Struct("<BBxxIQ")
+    FIELDS = ("of", "flags", "samples", "ticks")
+
+    of: int = 0
+    flags: int = 0
+    samples: int = 0
+    ticks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Error(Message):
+    """Device: the request of message type ``of`` was not done, and why."""
+
+    TYPE = 0x2D
+    FIXED = struct.Struct("<BBxx")
+    FIELDS = ("of", "status")
+    TAIL = "text"
+
+    of: int = 0
+    status: int = 0
+    text: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Log(Message):
+    """Device: a line of text. ``level`` as in Python's logging."""
+
+    TYPE = 0x2E
+    STREAM = Stream.LOG
+    FIXED = struct.Struct("<B3x")
+    FIELDS = ("level",)
+    TAIL = "text"
+
+    level: int = 20
+    text: bytes = field(default=b"")
+
+
+M = TypeVar("M", bound=Message)
+
+MESSAGES: dict[int, type[Message]] = {
+    kind.TYPE: kind
+    for kind in (
+        Hello,
+        Welcome,
+        Refuse,
+        Forward,
+        Smashed,
+        Result,
+        Backward,
+        Step,
+        GetParams,
+        Params,
+        SetParams,
+        GetStats,
+        Stats,
+        Layers,
+        ResetState,
+        Done,
+        Error,
+        Log,
+    )
+}
+
+
+def message_name(kind: int) -> str:
+    """HELLO, GET_PARAMS ... or the number of a type not known."""
+    known = MESSAGES.get(kind)
+    if known is None:
+        return f"message 0x{kind:02x}"
+    return "".join("_" + c if c.isupper() and i else c for i, c in enumerate(known.__name__)).upper()
+
+
+def parse(kind: int, payload: bytes) -> Message:
+    """A message from its bytes.
+
+    Raises:
+        ProtocolError: the type is not known, or the size is not that type's.
+    """
+    known = MESSAGES.get(kind)
+    if known is None:
+        raise ProtocolError(f"no such message type: 0x{kind:02x}", remedy="update the older of host and firmware")
+    fixed = _COMMON.size + known.FIXED.size
+    if len(payload) < fixed or (len(payload) > fixed and not known.TAIL):
+        raise ProtocolError(f"{message_name(kind)} has {fixed} bytes{' or more' if known.TAIL else ''}, not {len(payload)}")
+    request, round_, step, batch = _COMMON.unpack_from(payload)
+    fields = dict(zip(known.FIELDS, known.FIXED.unpack_from(payload, _COMMON.size), strict=True))
+    if known.TAIL:
+        fields[known.TAIL] = payload[fixed:]
+    return known(request=request, round=round_, step=step, batch=batch, **fields)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device in this process: the twin's byte pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from tlc.errors import LinkError
+
+__all__ = ["MemoryTransport"]
+
+
+class MemoryTransport:
+    """A ``Transport`` over a twin's functions.
+
+    Args:
+        receive: host -> device: takes bytes, returns how many it took (``tlc_twin_receive``).
+        send: device -> host: bytes that are waiting, at most so many (``tlc_twin_send``).
+        poll: runs the device's main loop once, at a time in milliseconds; True: something was done
+            (``tlc_twin_poll``).
+        name: what a person calls it.
+        idle_ms: how often the device's timers are looked after when nothing happens.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[bytes], int],
+        send: Callable[[int], bytes],
+        poll: Callable[[int], bool],
+        *,
+        name: str = "twin",
+        idle_ms: float = 5.0,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._poll = poll
+        self._name = name
+        self._idle = idle_ms / 1000
+        self._waiting = b""
+        self._written = asyncio.Event()
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self._name
+
+    def _turn(self) -> bytes:
+        """Runs the device until it has nothing more to do, or enough to say."""
+        out: list[bytes] = []
+        size = 0
+        while size < 1 << 16:
+            if self._waiting:
+                self._waiting = self._waiting[self._receive(self._waiting) :]
+            active = self._poll(int(time.monotonic() * 1000) & 0xFFFFFFFF)
+            said = self._send(1 << 16)
+            if said:
+                out.append(said)
+                size += len(said)
+            elif not active:
+                break
+        return b"".join(out)
+
+    async def read(self) -> bytes:
+        """At least one byte."""
+        while not self._closed:
+            self._written.clear()
+            said = self._turn()
+            if said:
+                await asyncio.sleep(0)  # others, too, have something to do
+                return said
+            try:
+                await asyncio.wait_for(self._written.wait(), self._idle)
+            except TimeoutError:
+                pass
+        raise LinkError("the twin was closed", where=self._name)
+
+    def write(self, data: bytes) -> None:
+        """Hands over bytes."""
+        if self._closed:
+            raise LinkError("the twin was closed", where=self._name)
+        self._waiting += data
+        self._written.set()
+
+    def backlog(self) -> int:
+        """Bytes handed over that the device has not taken."""
+        return len(self._waiting)
+
+    async def close(self) -> None:
+        """Lets go."""
+        self._closed = True
+        self._written.set()

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link: C against Python over channels that lose, corrupt, repeat, reorder, cut and delay."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections import deque
+from pathlib import Path
+
+import pytest
+from link_simulator import Channel, Device, World, build_peer
+from tlc_host.link import EndReason, Frame, Link, State, Stream
+from tlc_host.link.frame import encode
+
+
+@pytest.fixture(scope="session")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return build_peer(tmp_path_factory.mktemp("peer"))
+
+
+def world(peer: ctypes.CDLL, seed: int, faults: dict[str, float] | None = None, **device: int) -> World:
+    rng = random.Random(seed)
+    host = Link(random32=lambda: rng.getrandbits(32))
+    down, up = (Channel(random.Random(seed * 2 + i), **(faults or {})) for i in range(2))
+    return World(host, Device(peer, **device), down, up)
+
+
+def exchange(w: World, rng: random.Random, count: int, largest: int, limit: float) -> None:
+    """``count`` messages each way, on two streams; every one must arrive once, whole and in its stream's order."""
+    sent: dict[str, dict[int, list[tuple[int, bytes]]]] = {"device": {}, "host": {}}
+    for direction, queues in (("device", w.to_device), ("host", w.to_host)):
+        for stream, most in ((Stream.CONTROL, 64), (Stream.BULK, largest)):
+            if direction == "host" and stream == Stream.CONTROL:
+                most = 120
+            messages = [
+                (rng.randrange(16, 256), rng.randbytes(rng.choice([1, 16, most, rng.randint(1, most)])))
+                for _ in range(count // 2)
+            ]
+            sent[direction][stream] = messages
+            queues[stream] = deque(messages)
+    w.run(2 * (count // 2), 2 * (count // 2), limit)
+    for direction, got in (("device", w.at_device), ("host", w.at_host)):
+        for stream in (Stream.CONTROL, Stream.BULK):
+            assert [(t, p) for t, s, p in got if s == stream] == sent[direction][stream]
+    for _ in range(3000):  # nothing may come after
+        w.step()
+    assert len(w.at_device) == len(w.at_host) == 2 * (count // 2)
+
+
+FAULTS: dict[str, dict[str, float]] = {
+    "clean": {},
+    "loss": {"loss": 0.1},
+    "heavy-loss": {"loss": 0.3},
+    "corrupt": {"bit_error": 1e-4},
+    "duplicate": {"duplicate": 0.3},
+    "reorder": {"reorder": 0.3},
+    "truncate": {"truncate": 0.1},
+    "garbage": {"garbage": 0.1},
+    "all": {"loss": 0.1, "bit_error": 3e-5, "duplicate": 0.1, "reorder": 0.1, "truncate": 0.05, "garbage": 0.05},
+}
+
+
+@pytest.mark.parametrize("faults", FAULTS)
+@pytest.mark.parametrize(("window", "fragment", "messages"), [(8, 256, 2), (2, 128, 1), (32, 1024, 2)])
+def test_every_message_arrives_once(peer: ctypes.CDLL, faults: str, window: int, fragment: int, messages: int) -> None:
+    w = world(peer, 7, FAULTS[faults], window=window, fragment=fragment, messages=messages)
+    w.connect()
+    exchange(w, random.Random(3), 120, 3000, 400_000)
+    if faults == "clean":
+        assert w.device.counters["resent"] == w.host.counters.resent == 0
+        assert w.device.counters["bad"] == w.host.counters.bad == 0
+
+
+def test_long_run_wraps_every_number(peer: ctypes.CDLL) -> None:
+    """More bulk bytes than the 24 bits of credit can count, more frames than 16 bits."""
+    w = world(peer, 11, {"loss": 0.02, "delay_ms": 1.0, "byte_ms": 0.0005}, window=32, fragment=4096, max_message=65000)
+    w.connect()
+    body = random.Random(1).randbytes(65000)
+    count = 300  # 19.5 MB: the charge of each is 65,000
+    w.to_device[Stream.BULK] = deque((20 + i % 50, body) for i in range(count))
+    w.to_host[Stream.CONTROL] = deque((20 + i % 50, b"x") for i in range(70_000))
+    w.run(count, 70_000, 2_000_000)
+    assert [m[0] for m in w.at_device] == [20 + i % 50 for i in range(count)]
+    assert all(m[2] == body for m in w.at_device)
+    assert [m[0] for m in w.at_host] == [20 + i % 50 for i in range(70_000)]
+
+
+def test_refused_places_are_asked_again(peer: ctypes.CDLL) -> None:
+    w = world(peer, 13, {"loss": 0.05}, refuse=3)
+    w.connect()
+    exchange(w, random.Random(5), 100, 3000, 400_000)
+    assert w.device.counters["refused"] > 0
+
+
+def test_device_reset_is_noticed(peer: ctypes.CDLL) -> None:
+    w = world(peer, 17)
+    w.connect()
+    exchange(w, random.Random(5), 20, 500, 60_000)
+    w.host.events.clear()
+    w.device.reset(boot=2)
+    for _ in range(3000):
+        w.step()
+        if w.host.events:
+            break
+    assert w.host.state is State.ENDED
+    assert w.host.events[0].reason is EndReason.UNKNOWN
+    w.at_device.clear()
+    w.at_host.clear()
+    w.connect()
+    assert w.host.boot == 2
+    exchange(w, random.Random(6), 20, 500, 60_000)
+
+
+def test_host_restart_opens_a_new_session(peer: ctypes.CDLL) -> None:
+    w = world(peer, 19)
+    w.connect()
+    before = w.host.session
+    old = w.host
+    w.to_device[Stream.BULK] = deque([(30, bytes(5000))])
+    for _ in range(8):
+        w.step()  # in the middle of a message
+    rng = random.Random(23)
+    w.host = Link(random32=lambda: rng.getrandbits(32))
+    w.to_device.clear()
+    w.connect()
+    assert w.host.session != before
+    exchange(w, random.Random(6), 20, 500, 60_000)
+    # the host that was superseded is told so
+    old.receive(b"", w.now)
+    w.device.receive(encode(Frame(5, session=before)), w.now)
+    old.receive(w.device.output(w.now), w.now)
+    assert old.state is State.ENDED
+    assert old.events[-1].reason is EndReason.SUPERSEDED
+
+
+def test_goodbye_ends_the_session(peer: ctypes.CDLL) -> None:
+    w = world(peer, 29)
+    w.connect()
+    w.host.close()
+    for _ in range(50):
+        w.step()
+    assert w.device.session == 0
+
+
+def test_another_version_is_named(peer: ctypes.CDLL) -> None:
+    device = Device(peer)
+    device.output(0)
+    host = Link()
+    host.open(0)
+    device.receive(encode(Frame(2, version=9, payload=bytes(24))), 0)
+    host.receive(device.output(1), 1)
+    assert host.state is State.ENDED
+    assert "device speaks link versions 1 to 1, this host version 1" in host.events[0].detail
+
+
+def test_late_copies_of_an_old_session_change_nothing(peer: ctypes.CDLL) -> None:
+    """All that two hosts ever sent is delivered again, in any order; the session and its messages stay as they are."""
+    w = world(peer, 31)
+    record: list[bytes] = []
+    real = w.down.put
+
+    def put(wire: bytes, now: float) -> None:
+        record.append(wire)
+        real(wire, now)
+
+    w.down.put = put  # type: ignore[method-assign]
+    w.connect()
+    exchange(w, random.Random(5), 20, 500, 60_000)
+    rng = random.Random(23)
+    w.host = Link(random32=lambda: rng.getrandbits(32))
+    w.at_device.clear()
+    w.at_host.clear()
+    w.connect()
+    exchange(w, random.Random(6), 20, 500, 60_000)
+    session = w.device.session
+    before = len(w.at_device)
+    random.Random(2).shuffle(record)
+    for wire in record:
+        w.device.receive(wire, w.now)
+        w.step()
+    assert w.device.session == session
+    assert len(w.at_device) == before
+
+
+def test_silence_ends_a_session(peer: ctypes.CDLL) -> None:
+    w = world(peer, 37)
+    w.connect()
+    w.down.loss = w.up.loss = 1.0
+    for _ in range(11_000):
+        w.step()
+    assert w.host.state is State.ENDED
+    assert "nothing heard" in w.host.events[-1].detail
+    assert w.device.session == 0
+
+
+def test_garbage_then_a_session(peer: ctypes.CDLL) -> None:
+    w = world(peer, 41)
+    rng = random.Random(5)
+    for _ in range(300):
+        noise = rng.randbytes(rng.randrange(1, 2000))
+        w.device.receive(noise, w.now)
+        w.host.receive(noise, w.now)
+    w.connect()
+    exchange(w, random.Random(6), 20, 500, 60_000)
+
+
+def test_sizes_beyond_the_limits(peer: ctypes.CDLL) -> None:
+    w = world(peer, 43, max_message=1000)
+    w.connect()
+    with pytest.raises(ValueError, match="1 to 1000 bytes"):
+        w.host.send(32, Stream.BULK, bytes(1001))
+    with pytest.raises(ValueError, match="1 to 64 bytes"):
+        w.host.send(32, Stream.CONTROL, bytes(65))
+    # a peer that does not keep to them
+    session = w.host.session
+    for length, offset, payload in [
+        (0xFFFFFF, 0, bytes(100)),
+        (0xFFFFFF, 0xFFFFF0, bytes(15)),
+        (10, 0, bytes(100)),
+        (100, 0xFFFF, b"x"),
+        (0, 0, b""),
+        (1001, 1000, b"x"),
+    ]:
+        for stream in range(16):
+            frame = Frame(32, stream=stream, session=session, sequence=0, offset=offset, length=length, payload=payload)
+            w.device.receive(encode(frame), w.now)
+            frame.sequence = w.host._session.take_sequence if w.host._session else 0
+            if length != 0xFFFFFF:
+                frame.length = min(length, 1000)
+            w.host.receive(encode(frame), w.now)
+    assert w.device.next() is None
+    exchange(w, random.Random(6), 20, 900, 60_000)
+
+
+def test_a_log_line_does_not_wait_for_a_tensor(peer: ctypes.CDLL) -> None:
+    w = world(peer, 47, {"byte_ms": 0.1}, max_message=60000)
+    w.connect()
+    w.to_host[Stream.BULK] = deque([(33, bytes(40000))])
+    for _ in range(200):
+        w.step()
+    assert not w.at_host
+    w.to_host[Stream.LOG] = deque([(46, b"hello")])
+    for _ in range(300):
+        w.step()
+    assert [m[2] for m in w.at_host] == [b"hello"]
+    w.run(0, 2, 60_000)
+
+
+def test_ram(peer: ctypes.CDLL) -> None:
+    """On 64 bits; a 32-bit CPU needs less. What PROTOCOL.md says holds."""
+    peer.peer_link_bytes.restype = ctypes.c_size_t
+    assert peer.peer_link_bytes(4, 256) < 2048
