@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * baremetal.c: the port of every bare-metal board, over the board's driver and core files.
+ */
+#include "tlc_baremetal.h"
+
+#define PAINT 0xA5A5A5A5u
+#define FAULT_EXIT_CODE 70
+#define FAULT_SPINS 1000000u /* a UART that takes nothing must not hold the exit for ever */
+
+static bool busy; /* bytes went in or out since the main loop last looked */
+
+static size_t port_read(void *self, uint8_t *bytes, size_t capacity) {
+    (void)self;
+    size_t count = 0;
+    while (count < capacity && tlc_uart_get(&bytes[count])) {
+        count++;
+    }
+    busy = busy || count > 0;
+    return count;
+}
+
+static size_t port_write(void *self, const uint8_t *bytes, size_t count) {
+    (void)self;
+    size_t sent = 0;
+    while (sent < count && tlc_uart_put(bytes[sent])) {
+        sent++;
+    }
+    busy = busy || sent > 0;
+    return sent;
+}
+
+static uint32_t port_millis(void *self) {
+    (void)self;
+    return (uint32_t)(tlc_hw_nanos() / 1000000u);
+}
+
+static uint64_t port_ticks(void *self) {
+    (void)self;
+    return tlc_hw_ticks();
+}
+
+static uint32_t port_entropy(void *self) {
+    (void)self;
+    /* The time passes in real time while the board waits for a host, so it differs too. */
+    uint64_t nanos = tlc_hw_nanos();
+    uint32_t mix = tlc_boot_words[0] ^ (tlc_boot_words[1] * 0x9E3779B9u) ^ (uint32_t)nanos ^ (uint32_t)(nanos >> 32);
+    mix = (mix ^ (mix >> 16)) * 0x85EBCA6Bu;
+    mix = (mix ^ (mix >> 13)) * 0xC2B2AE35u;
+    return mix ^ (mix >> 16);
+}
+
+static const tlc_port_t board_port = {
+    .read = port_read,
+    .write = port_write,
+    .millis = port_millis,
+    .ticks = port_ticks,
+    .yield = NULL,
+    .entropy = port_entropy,
+    .self = NULL,
+};
+
+const tlc_port_t *tlc_board_port(void) { return &board_port; }
+
+__attribute__((noinline)) void tlc_stack_paint(void) {
+    /* 64 bytes of room for this function's own frame. */
+    uintptr_t end = (uintptr_t)__builtin_frame_address(0) - 64u;
+    for (volatile uint32_t *word = tlc_stack_bottom; (uintptr_t)word < end; word++) {
+        *word = PAINT;
+    }
+}
+
+uint32_t tlc_board_stack_high_water(void) {
+    const volatile uint32_t *word = tlc_stack_bottom;
+    while (word < tlc_stack_top && *word == PAINT) {
+        word++;
+    }
+    return (uint32_t)((uintptr_t)tlc_stack_top - (uintptr_t)word);
+}
+
+int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
+    (void)argc;
+    (void)argv;
+    tlc_hw_init();
+    tlc_boot_words[1]++; /* the launcher waits for this before it lets a host send */
+    if (!app->start(app->app, &board_port)) {
+        return 1;
+    }
+    for (;;) {
+        busy = false;
+        app->poll(app->app);
+        if (!busy) {
+            tlc_hw_sleep();
+        }
+    }
+}
+
+static void fault_put(char letter) {
+    for (uint32_t spin = 0; spin < FAULT_SPINS && !tlc_uart_put((uint8_t)letter); spin++) {
+    }
+}
+
+static void fault_text(const char *text) {
+    while (*text != '\0') {
+        fault_put(*text++);
+    }
+}
+
+static void fault_hex(const char *name, uint32_t value) {
+    fault_text(name);
+    for (int shift = 28; shift >= 0; shift -= 4) {
+        fault_put("0123456789abcdef"[(value >> shift) & 15u]);
+    }
+}
+
+void tlc_fault(const tlc_fault_t *fault) {
+    fault_hex("\r\ntlc fault: cause ", fault->cause);
+    fault_hex(" pc ", fault->pc);
+    fault_hex(" lr ", fault->lr);
+    fault_hex(" sp ", fault->sp);
+    fault_hex(" detail ", fault->detail);
+    fault_text("\r\n");
+    tlc_board_exit(FAULT_EXIT_CODE);
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cortex_m.c: start-up, faults and exit of ARMv6-M, ARMv7-M and ARMv8-M cores.
+ */
+#include "tlc_baremetal.h"
+
+#define SCS_BASE 0xE000E000u
+#define SCS_AIRCR 0xD0Cu
+#define SCS_CFSR 0xD28u
+#define SCS_CPACR 0xD88u
+#define AIRCR_RESET 0x05FA0004u
+#define SEMIHOSTING_EXIT_EXTENDED 0x20
+#define SEMIHOSTING_APPLICATION_EXIT 0x20026u
+#define FRAME_LR 5
+#define FRAME_PC 6
+
+int main(int argc, char **argv);
+
+void tlc_reset(void);
+void tlc_exception(const uint32_t *frame, uint32_t number);
+
+__attribute__((noreturn)) void tlc_board_exit(int code) {
+    const uint32_t block[2] = {SEMIHOSTING_APPLICATION_EXIT, (uint32_t)code};
+    register int operation __asm__("r0") = SEMIHOSTING_EXIT_EXTENDED;
+    register const uint32_t *argument __asm__("r1") = block;
+    __asm__ volatile("bkpt 0xAB" : "+r"(operation) : "r"(argument) : "memory");
+    /* Nobody listens for semihosting calls: start again. */
+    *tlc_reg(SCS_BASE, SCS_AIRCR) = AIRCR_RESET;
+    for (;;) {
+    }
+}
+
+void tlc_core_wait(void) { __asm__ volatile("dsb\n\twfi\n\tisb" ::: "memory"); }
+
+/* `used`: only the assembly below names it. */
+__attribute__((used, noreturn)) void tlc_exception(const uint32_t *frame, uint32_t number) {
+    /* An overflow of the stack leaves a frame that is not in RAM. */
+    bool readable = frame >= tlc_stack_bottom && frame + FRAME_PC < tlc_stack_top;
+    tlc_fault_t fault = {
+        .cause = number,
+        .pc = readable ? frame[FRAME_PC] : 0,
+        .lr = readable ? frame[FRAME_LR] : 0,
+        .sp = (uint32_t)(uintptr_t)frame,
+#if __ARM_ARCH >= 7
+        .detail = *tlc_reg(SCS_BASE, SCS_CFSR),
+#else
+        .detail = 0,
+#endif
+    };
+    tlc_fault(&fault);
+}
+
+/* The stack may be what broke, so the handler begins a new one. */
+__attribute__((naked, used)) static void fault_entry(void) {
+    __asm__ volatile("mov r0, sp\n\t"
+                     "mrs r1, ipsr\n\t"
+                     "ldr r2, =tlc_stack_top\n\t"
+                     "mov sp, r2\n\t"
+                     "ldr r2, =tlc_exception\n\t"
+                     "bx r2\n\t"
+                     ".ltorg");
+}
+
+__attribute__((noreturn)) void tlc_reset(void) {
+    __asm__ volatile("cpsid i" ::: "memory");
+#if defined(__ARM_FP)
+    *tlc_reg(SCS_BASE, SCS_CPACR) |= 0xFu << 20; /* full access to the FPU */
+    __asm__ volatile("dsb\n\tisb" ::: "memory");
+#endif
+    const uint32_t *source = tlc_data_load;
+    for (uint32_t *word = tlc_data_start; word < tlc_data_end; word++) {
+        *word = *source++;
+    }
+    for (volatile uint32_t *word = tlc_bss_start; word < tlc_bss_end; word++) {
+        *word = 0;
+    }
+    tlc_stack_paint();
+    tlc_board_exit(main(0, NULL));
+}
+
+typedef void (*vector_t)(void);
+
+__attribute__((section(".vectors"), used)) static const struct {
+    uint32_t *stack;
+    vector_t handlers[15 + 32];
+} vectors = {
+    .stack = tlc_stack_top,
+    .handlers =
+        {
+            tlc_reset,
+            /* Interrupts stay masked, so every other vector is a fault. */
+            [1 ... 46] = fault_entry,
+        },
+};

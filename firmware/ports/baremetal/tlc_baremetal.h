@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * tlc_baremetal.h: what one bare-metal board must bring; baremetal.c makes a port of it. A board is one driver file
+ * (UART, clock), one core file (start-up, faults, exit) and one linker script. Programs include tlc/board.h instead.
+ */
+#ifndef TLC_BAREMETAL_H
+#define TLC_BAREMETAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tlc/board.h"
+
+/* ---- a driver file ---- */
+
+void tlc_hw_init(void);
+
+/* One byte from or to the UART, if it can be had at once. */
+bool tlc_uart_get(uint8_t *byte);
+bool tlc_uart_put(uint8_t byte);
+
+/* Nanoseconds since tlc_hw_init. */
+uint64_t tlc_hw_nanos(void);
+
+/* Instructions since tlc_hw_init, without those that reading this very counter took. */
+uint64_t tlc_hw_ticks(void);
+
+/* Returns when a byte may have arrived, or after TLC_SLEEP_NS: often enough for the link's timers. */
+#define TLC_SLEEP_NS 4000000u
+void tlc_hw_sleep(void);
+
+/* ---- a core file ---- */
+
+/* Sleeps until an interrupt is pending. Interrupts stay masked: none is ever taken. */
+void tlc_core_wait(void);
+
+/* ---- baremetal.c ---- */
+
+typedef struct {
+    uint32_t cause; /* exception number or mcause */
+    uint32_t pc;    /* of the faulting instruction, 0 where it is lost */
+    uint32_t lr;
+    uint32_t sp;
+    uint32_t detail; /* CFSR or mtval */
+} tlc_fault_t;
+
+/* Says what happened over the UART, one readable line, and ends the program with exit code 70. */
+__attribute__((noreturn)) void tlc_fault(const tlc_fault_t *fault);
+
+/* Fills the unused stack below `sp`, so that the high-water mark can be read later. */
+void tlc_stack_paint(void);
+
+/* ---- the linker script ---- */
+
+extern uint32_t tlc_stack_bottom[], tlc_stack_top[];
+extern uint32_t tlc_data_load[], tlc_data_start[], tlc_data_end[];
+extern uint32_t tlc_bss_start[], tlc_bss_end[];
+/* The last two words of RAM, which no start-up clears: a number that the launcher may put there before the program
+ * starts, and how often this board has started since. */
+extern uint32_t tlc_boot_words[2];
+
+static inline volatile uint32_t *tlc_reg(uintptr_t base, uintptr_t offset) {
+    return (volatile uint32_t *)(base + offset);
+}
+
+#endif /* TLC_BAREMETAL_H */

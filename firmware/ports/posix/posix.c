@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * posix.c: the firmware as a process. Its link is a TCP socket on the loopback interface, one host at a time.
+ *
+ *     program [--port N | --fd N] [--ignore-stdin] [--seed N]
+ *
+ * --port 0 (the default) takes any free port; --fd is a listening socket that the parent hands over. The program says
+ * where it listens in one line, and ends when its standard input closes (unless it is to ignore that) or at SIGTERM.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tlc/board.h"
+
+#define USAGE_EXIT_CODE 2
+#define SLEEP_MS 5 /* often enough for the link's timers */
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+typedef struct {
+    int listener;
+    int host;  /* the connected socket, or -1 */
+    bool busy; /* bytes went in or out since the main loop last looked */
+    bool watch_stdin;
+    uint32_t seed;
+    tlc_port_t port;
+} board_t;
+
+static board_t board;
+
+static void drop_host(board_t *self) {
+    if (self->host >= 0) {
+        (void)close(self->host);
+        self->host = -1;
+    }
+}
+
+static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+
+static size_t port_read(void *context, uint8_t *bytes, size_t capacity) {
+    board_t *self = context;
+    if (self->host < 0 || capacity == 0) {
+        return 0;
+    }
+    ssize_t count = recv(self->host, bytes, capacity, 0);
+    if (count > 0) {
+        self->busy = true;
+        return (size_t)count;
+    }
+    if (count == 0 || !would_block()) {
+        drop_host(self);
+    }
+    return 0;
+}
+
+/* With no host there, the bytes go where a UART with no cable sends them. */
+static size_t port_write(void *context, const uint8_t *bytes, size_t count) {
+    board_t *self = context;
+    if (self->host < 0 || count == 0) {
+        return count;
+    }
+    ssize_t sent = send(self->host, bytes, count, MSG_NOSIGNAL);
+    if (sent >= 0) {
+        self->busy = true;
+        return (size_t)sent;
+    }
+    if (would_block()) {
+        return 0;
+    }
+    drop_host(self);
+    return count;
+}
+
+static uint64_t nanos(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint32_t port_millis(void *context) {
+    (void)context;
+    return (uint32_t)(nanos() / 1000000u);
+}
+
+static uint64_t port_ticks(void *context) {
+    (void)context;
+    return nanos();
+}
+
+static uint32_t port_entropy(void *context) {
+    const board_t *self = context;
+    uint32_t mix = self->seed;
+    if (mix == 0) {
+        uint64_t now = nanos();
+        mix = (uint32_t)now ^ (uint32_t)(now >> 32) ^ ((uint32_t)getpid() * 0x9E3779B9u);
+    }
+    mix = (mix ^ (mix >> 16)) * 0x85EBCA6Bu;
+    mix = (mix ^ (mix >> 13)) * 0xC2B2AE35u;
+    return mix ^ (mix >> 16);
+}
+
+const tlc_port_t *tlc_board_port(void) { return &board.port; }
+
+uint32_t tlc_board_stack_high_water(void) { return 0; }
+
+void tlc_board_exit(int code) {
+    (void)fflush(stdout);
+    _exit(code);
+}
+
+static void set_nonblocking(int fd) { (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
+
+/* Takes the next host if none is connected; waits for something to happen if `idle`. */
+static void serve(board_t *self, bool idle) {
+    struct pollfd watched[2];
+    nfds_t count = 1;
+    watched[0] = (struct pollfd){.fd = self->host >= 0 ? self->host : self->listener, .events = POLLIN};
+    if (self->watch_stdin) {
+        watched[count++] = (struct pollfd){.fd = STDIN_FILENO, .events = POLLIN};
+    }
+    if (poll(watched, count, idle ? SLEEP_MS : 0) <= 0) {
+        return;
+    }
+    if (self->host < 0 && (watched[0].revents & POLLIN) != 0) {
+        self->host = accept(self->listener, NULL, NULL);
+        if (self->host >= 0) {
+            int one = 1;
+            set_nonblocking(self->host);
+            (void)setsockopt(self->host, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        }
+    }
+    if (count > 1 && watched[1].revents != 0) {
+        char discarded[64];
+        if (read(STDIN_FILENO, discarded, sizeof discarded) <= 0) {
+            tlc_board_exit(0); /* whoever started us is gone */
+        }
+    }
+}
+
+static int listen_on(uint16_t port) {
+    int one = 1;
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    if (listener < 0) {
+        return -1;
+    }
+    (void)setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(listener, (const struct sockaddr *)&address, sizeof address) != 0 || listen(listener, 1) != 0) {
+        (void)close(listener);
+        return -1;
+    }
+    return listener;
+}
+
+static bool number(const char *text, long limit, long *value) {
+    char *end;
+    errno = 0;
+    *value = text == NULL ? -1 : strtol(text, &end, 10);
+    return text != NULL && errno == 0 && end != text && *end == '\0' && *value >= 0 && *value <= limit;
+}
+
+int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
+    long port = 0, fd = -1, seed = 0;
+    board = (board_t){.listener = -1, .host = -1, .watch_stdin = true};
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : NULL;
+        bool known = true, valid = true;
+        if (strcmp(argv[i], "--ignore-stdin") == 0) {
+            board.watch_stdin = false;
+            continue;
+        }
+        if (strcmp(argv[i], "--port") == 0) {
+            valid = number(value, UINT16_MAX, &port);
+        } else if (strcmp(argv[i], "--fd") == 0) {
+            valid = number(value, INT_MAX, &fd);
+        } else if (strcmp(argv[i], "--seed") == 0) {
+            valid = number(value, INT_MAX, &seed);
+        } else {
+            known = false;
+        }
+        if (!known || !valid) {
+            (void)fprintf(stderr, "usage: %s [--port N | --fd N] [--ignore-stdin] [--seed N]\n", argv[0]);
+            return USAGE_EXIT_CODE;
+        }
+        i++;
+    }
+    board.seed = (uint32_t)seed;
+    board.port = (tlc_port_t){.read = port_read,
+                              .write = port_write,
+                              .millis = port_millis,
+                              .ticks = port_ticks,
+                              .yield = NULL,
+                              .entropy = port_entropy,
+                              .self = &board};
+    board.listener = fd >= 0 ? (int)fd : listen_on((uint16_t)port);
+    struct sockaddr_in address;
+    socklen_t size = sizeof address;
+    if (board.listener < 0 || getsockname(board.listener, (struct sockaddr *)&address, &size) != 0) {
+        (void)fprintf(stderr, "cannot listen on 127.0.0.1:%ld: %s\n", port, strerror(errno));
+        return 1;
+    }
+    set_nonblocking(board.listener);
+    if (!app->start(app->app, &board.port)) {
+        return 1;
+    }
+    (void)printf("listening 127.0.0.1:%u\n", (unsigned)ntohs(address.sin_port));
+    (void)fflush(stdout);
+    for (;;) {
+        bool idle = !board.busy;
+        serve(&board, idle);
+        board.busy = false;
+        app->poll(app->app);
+    }
+}

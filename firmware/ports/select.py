@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PlatformIO: compiles the runtime and the one port that the project's ``platformio.ini`` names.
+
+``custom_tlc_port`` is a folder of ``ports``; ``custom_tlc_sources`` are the files of it to take (all, where absent).
+A project that names none brings its own (an Arduino project builds that port with its sources).
+"""
+
+import os
+import sys
+
+Import("env")  # type: ignore[name-defined]  # noqa: F821
+
+environment = env  # type: ignore[name-defined]  # noqa: F821
+here = os.path.join(os.getcwd(), "ports")
+if not os.path.isdir(here):
+    here = os.getcwd()
+ports = sorted(name for name in os.listdir(here) if os.path.isdir(os.path.join(here, name)))
+port = environment.GetProjectOption("custom_tlc_port", "")
+if port and port not in ports:
+    sys.stderr.write(f"Error: platformio.ini: custom_tlc_port is '{port}'; choose one of {', '.join(ports)}\n")
+    environment.Exit(1)
+chosen = environment.GetProjectOption("custom_tlc_sources", "").split()
+sources = ["-<*>", "+<src/>"]
+if port:
+    sources += [f"+<ports/{port}/{name}>" for name in chosen] or [f"+<ports/{port}/>"]
+    environment.Append(CPPPATH=[os.path.join(here, port)])
+environment.Replace(SRC_FILTER=sources)

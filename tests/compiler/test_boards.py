@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Board files: all of ours load, and a broken one is refused with file, line, rule and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tlc import boards, resources
+from tlc.errors import BoardError
+
+BOARDS = ["esp32", "native", "nucleo-f446re", "qemu-m0", "qemu-m4", "qemu-rv32"]
+
+
+def broken(tmp_path: Path, old: str, new: str, base: str = "qemu-m4") -> tuple[Path, str, str]:
+    """A copy of a board file with one change: its path, the line of the change, the message."""
+    text = (resources.boards_dir() / f"{base}.toml").read_text()
+    assert old in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(old, new, 1))
+    line = text[: text.index(old)].count("\n") + 1
+    with pytest.raises(BoardError) as caught:
+        boards.load(str(path))
+    assert caught.value.exit_code == 2
+    return path, str(line), str(caught.value)
+
+
+def test_names() -> None:
+    assert set(BOARDS) <= set(boards.names())
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_board_loads(name: str) -> None:
+    board = boards.load(name)
+    assert board.id == name
+    assert board.instructions("an-operator-without-a-row", 100, 10) > 0
+    assert board.link.bytes_per_second(board.transports[0]) > 0
+    assert board.emulated == (board.platformio.platform == boards.PLATFORM)
+    assert board.link.peer_window * (board.link.fragment + 64) <= 4096  # what the Arduino port buffers
+
+
+def test_a_users_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text((resources.boards_dir() / "qemu-m4.toml").read_text().replace('id = "qemu-m4"', 'id = "mine"'))
+    assert boards.load(str(path)).id == "mine"
+    with pytest.raises(BoardError, match="there is no such board file"):
+        boards.load(str(tmp_path / "other.toml"))
+
+
+@pytest.mark.parametrize("name", ["qemu-m5", "", "..", "QEMU-M4", "a b"])
+def test_unknown(name: str) -> None:
+    with pytest.raises(BoardError, match="unknown board"):
+        boards.load(name)
+
+
+def test_unknown_names_the_nearest() -> None:
+    with pytest.raises(BoardError, match=r"did you mean .*qemu-m4"):
+        boards.load("qemu-m44")
+
+
+def test_unknown_key(tmp_path: Path) -> None:
+    path, line, message = broken(tmp_path, "clock_hz =", "clock =")
+    assert "'cpu.clock_hz' is missing" in message or "unknown key 'cpu.clock'" in message
+    path, line, message = broken(tmp_path, "stack_bytes = 8_192\n", "stack_bytes = 8_192\nstack_byte = 1\n")
+    assert f"{path}:{int(line) + 1}: unknown key 'memory.stack_byte'" in message
+    assert "did you mean stack_bytes" in message
+
+
+def test_missing_key_names_its_table(tmp_path: Path) -> None:
+    path, _, message = broken(tmp_path, "stack_bytes = 8_192\n", "")
+    header = (path.read_text().splitlines().index("[memory]")) + 1
+    assert message.startswith(f"{path}:{header}: the key 'memory.stack_bytes' is missing")
+
+
+def test_wrong_value_names_the_allowed(tmp_path: Path) -> None:
+    path, line, message = broken(tmp_path, 'port = "baremetal"', 'port = "freertos"')
+    assert message.startswith(f"{path}:{line}: 'port' is 'freertos'")
+    assert "allowed: 'baremetal', 'posix', 'arduino'" in message
+
+
+def test_wrong_type(tmp_path: Path) -> None:
+    path, line, message = broken(tmp_path, "uart_baud = 115_200", 'uart_baud = "fast"')
+    assert message.startswith(f"{path}:{line}: 'link.uart_baud' is 'fast'")
+
+
+def test_not_toml(tmp_path: Path) -> None:
+    path, line, message = broken(tmp_path, 'port = "baremetal"', "port = baremetal")
+    assert message.startswith(f"{path}:{line}: not valid TOML")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("static_ram_bytes = 253_688", "static_ram_bytes = 262_144", "must not exceed ram_bytes"),
+        ("code_flash_bytes = 49_152", "code_flash_bytes = 1_048_576", "must not exceed flash_bytes"),
+        ("[cost.default]", "[cost.other]", "cost.default is missing"),
+        ('linker_script = "cortex_m.ld"\n', "", "a bare-metal board needs linker_script"),
+        ('[emulator]\nkind = "qemu"\nprogram', '[emulator]\nkind = "renode"\nprogram', "allowed: 'qemu', 'process'"),
+    ],
+)
+def test_rules(tmp_path: Path, old: str, new: str, rule: str) -> None:
+    assert rule in broken(tmp_path, old, new)[2]
+
+
+def test_transport() -> None:
+    board = boards.load("esp32")
+    assert board.check_transport(None) == "uart"
+    assert board.check_transport("wifi") == "wifi"
+    with pytest.raises(BoardError, match="choose uart or wifi"):
+        board.check_transport("tcp")
+
+
+def test_no_emulator() -> None:
+    with pytest.raises(BoardError, match=r"boards with one: .*qemu-m4"):
+        boards.load("esp32").emulator_spec()
+
+
+@pytest.mark.parametrize("name", ["qemu-m0", "qemu-m4", "qemu-rv32"])
+def test_start_up_words_are_the_last_of_ram(name: str) -> None:
+    board = boards.load(name)
+    assert board.emulator is not None and board.memory.ram_origin is not None
+    assert board.emulator.seed_address == board.memory.ram_origin + board.memory.ram_bytes - 8
+    for source in board.port_sources:
+        assert (resources.firmware_dir() / "ports" / board.port / source).is_file()
+
+
+def test_project_files() -> None:
+    files = boards.load("qemu-m4").project_files()
+    assert set(files) == {"platformio.ini", "boards/qemu-m4.json"}
+    assert "platform = tlc\n" in files["platformio.ini"]
+    assert "-ffp-contract=off" in files["platformio.ini"]
+    assert not any("/" in line.split("=")[-1] for line in files["platformio.ini"].splitlines())  # no path of a machine
