@@ -179,7 +179,7 @@ def boards_command(as_json: bool) -> None:
             [
                 b.id,
                 b.title,
-                f"{b.clock_hz / 1e6:g}",
+                f"{b.cpu.clock_hz / 1e6:g}",
                 f"{b.memory.flash_bytes / 1000:,.0f}",
                 f"{b.memory.ram_bytes / 1000:,.0f}",
                 ", ".join(b.transports),

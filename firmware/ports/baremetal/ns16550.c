@@ -53,7 +53,7 @@ static void wake_at(uint64_t time) {
 uint64_t tlc_hw_nanos(void) { return time_now() * TIME_PERIOD_NS; }
 
 __attribute__((noinline)) uint64_t tlc_hw_ticks(void) {
-    uint32_t high, low, again;
+    uint32_t high = 0, low = 0, again = 0; /* cppcheck does not see that assembly writes them */
     do {
         __asm__ volatile(CSR("csrr %0, minstreth") : "=r"(high));
         __asm__ volatile(CSR("csrr %0, minstret") : "=r"(low));
