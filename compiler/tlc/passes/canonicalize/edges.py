@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc.build import attributes, emit
-from tlc.graph import Graph, Node, Shape
+from tlc.graph import Graph, Node, Quant, Shape
 from tlc.layout import Move
 
-__all__ = ["chain_to", "constant_operand", "is_move", "move_of", "only_reader", "smallest", "write_chain"]
+__all__ = ["chain_to", "constant_operand", "is_move", "move_of", "only_reader", "replace_constant", "smallest", "write_chain"]
 
 Array = NDArray[Any]
 
@@ -40,12 +40,30 @@ def chain_to(graph: Graph, name: str) -> tuple[str, list[Node]]:
     return name, nodes
 
 
+def replace_constant(graph: Graph, node: Node, index: int, data: Array, quant: Quant | None = None) -> None:
+    """Gives a node another constant, under the former one's name where nobody else reads that."""
+    name = node.inputs[index]
+    if len(graph.consumers(name)) == 1:
+        del graph.tensors[name]
+    node.inputs[index] = graph.constant(name, data, quant).name
+
+
 def write_chain(graph: Graph, source: str, moves: list[Move], *, name: str, at: int) -> tuple[str, int]:
     """Adds a chain before index ``at``; gives its last tensor and the index after it."""
     for move in moves:
-        attrs = attributes("reshape", shape=move.value) if move.kind == "reshape" else attributes("transpose", perm=move.value)
+        key = "shape" if move.kind == "reshape" else "perm"
         tensor = graph[source]
-        made = emit(graph, move.kind, [source], attrs, name=name, at=at, dtype=tensor.dtype, quant=tensor.quant)
+        made = emit(
+            graph,
+            move.kind,
+            [source],
+            attributes(move.kind, **{key: move.value}),
+            name=name,
+            node_name=f"{name}/{move.kind}",
+            at=at,
+            dtype=tensor.dtype,
+            quant=tensor.quant,
+        )
         source = made.name
         at += 1
     return source, at

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tlc.graph import Graph, Node, Tensor
 from tlc.ops.base import Activation
 from tlc.passes.base import Rewrite
-from tlc.passes.canonicalize.edges import constant_operand, only_reader, smallest
+from tlc.passes.canonicalize.edges import constant_operand, only_reader, replace_constant, smallest
 
 __all__ = ["LAYERS", "Affine", "FoldAffineAfter", "FoldAffineBefore", "affine_ending_at"]
 
@@ -186,14 +186,11 @@ def _along(channels: NDArray[np.float64], op: str, rank: int) -> NDArray[np.floa
 
 
 def _set_weights(graph: Graph, node: Node, weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
-    """New constants, because others may read the former ones."""
-    name = node.inputs[1]
-    inputs = [node.inputs[0], graph.constant(_stem(name), weight.astype(np.float32)).name]
-    if bias is not None:
-        former = node.inputs[2] if len(node.inputs) > 2 else f"{_stem(name)}/bias"
-        inputs.append(graph.constant(_stem(former), bias.astype(np.float32)).name)
-    node.inputs = inputs
-
-
-def _stem(name: str) -> str:
-    return name if name.endswith("/folded") or "/folded_" in name else f"{name}/folded"
+    replace_constant(graph, node, 1, weight.astype(np.float32))
+    if bias is None:
+        return
+    if len(node.inputs) > 2:
+        replace_constant(graph, node, 2, bias.astype(np.float32))
+    else:
+        name = node.inputs[1].removesuffix("/weight") + "/bias"
+        node.inputs.append(graph.constant(name, bias.astype(np.float32)).name)

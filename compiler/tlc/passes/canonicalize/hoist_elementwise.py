@@ -128,7 +128,7 @@ class HoistElementwise(Rewrite):
         end = shape_after(made.shape, [after])
         kind = after.kind
         value = attributes("reshape", shape=end) if kind == "reshape" else attributes("transpose", perm=after.value)
-        emit(graph, kind, [made.name], value, name=f"{output.name}/after", at=at + 1)
+        emit(graph, kind, [made.name], value, name=f"{output.name}/after", node_name=mover.name, at=at + 1)
         set_output(graph, graph.nodes[at + 1], output.name)
 
 

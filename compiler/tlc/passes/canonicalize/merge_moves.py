@@ -36,9 +36,10 @@ class MergeMoves(Rewrite):
         if not best:
             return self._drop(graph, node, source)
         at = graph.nodes.index(node)
-        _, end = write_chain(graph, source, best, name=f"{node.output}/moved", at=at)
         graph.nodes.remove(node)
+        _, end = write_chain(graph, source, best, name=f"{node.output}/moved", at=at)
         set_output(graph, graph.nodes[end - 1], node.output)
+        graph.nodes[end - 1].name = node.name
         return True
 
     @staticmethod

@@ -8,7 +8,7 @@ import numpy as np
 from tlc.graph import Graph, Node
 from tlc.layout import Move, apply
 from tlc.passes.base import Rewrite
-from tlc.passes.canonicalize.edges import chain_to, move_of, write_chain
+from tlc.passes.canonicalize.edges import chain_to, move_of, replace_constant, write_chain
 
 
 class PermuteDense(Rewrite):
@@ -25,10 +25,12 @@ class PermuteDense(Rewrite):
             return False
         elements = np.arange(x.elements).reshape(graph[source].shape)
         column = apply([move_of(one) for one in chain], elements).ravel()
+        if np.array_equal(column, np.arange(x.elements)):
+            return False
         weight = graph[node.inputs[1]]
         permuted = np.empty_like(graph.data(weight.name))
         permuted[:, column] = graph.data(weight.name)
-        node.inputs[1] = graph.constant(f"{weight.name}/permuted", permuted, weight.quant).name
+        replace_constant(graph, node, 1, permuted, weight.quant)
         flat = [] if graph[source].shape == x.shape else [Move("reshape", x.shape)]
         node.inputs[0], _ = write_chain(graph, source, flat, name=f"{x.name}/flat", at=graph.nodes.index(node))
         return True
