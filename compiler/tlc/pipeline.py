@@ -19,7 +19,7 @@ from tlc.bundle import Bundle, EdgeTensor, LearnedTensor
 from tlc.codegen.project import Settings, emit, render_application, render_model, write_project
 from tlc.cost import Estimate, certificate, estimate, frozen_weights, link_message_bytes
 from tlc.data import InputSpec, Samples, samples_for
-from tlc.errors import FitError, ModelError, UnsupportedOperator
+from tlc.errors import FitError, ModelError, UnsupportedOperator, UsageError
 from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
 from tlc.graph import Graph, Tensor
@@ -94,8 +94,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     board = boards.load(options.board)
     transport = board.check_transport(options.transport)
     say("reading the model", 0, 1)
-    source = read_model(options.model, options.shapes)
-    graph = canonicalize(source)
+    graph = canonicalize(read_model(options.model, options.shapes))
     warnings: list[str] = []
 
     say("choosing the cut", 0, 1)
@@ -115,7 +114,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
 
     say("writing the project", 0, 1)
     emission = emit(program, packing)
-    host_bytes = write_host(options.model, source, graph, host, cut.tensor, options.shapes) if host else None
+    host_bytes = write_host(options.model, graph, host, cut.tensor, options.shapes) if host and cut.tensor else None
     device_bytes = _device_tflite(device, options.model.name, warnings)
     bundle = Bundle(
         name=options.model.stem,
@@ -176,12 +175,19 @@ def _estimates(graph: Graph, board: Board, options: Options, transport: str) -> 
     deepest, _ = split(graph, cuts[-1])
     # Bytes do not depend on the activations' ranges, so no calibration is needed for a plan.
     integer = deepest if _is_integer(deepest) else quantize(deepest, _unit_ranges(deepest))
-    rows = []
+    rows: list[Estimate] = []
+    refusals: list[UsageError] = []
     for cut in cuts:
         device, _ = split(integer, cut)
-        learned = last_layer(device) if options.train == "last" else {}
-        program, packing = _program(device, board, options.pack, learned)
+        try:
+            learned = last_layer(device) if options.train == "last" else {}
+            program, packing = _program(device, board, options.pack, learned)
+        except UsageError as error:  # nothing can learn there
+            refusals.append(error)
+            continue
         rows.append(estimate(cut.file_name, program, board, packing, transport))
+    if not rows:
+        raise refusals[0]
     return [dataclasses.replace(row, pareto=row.fits and not any(_dominates(o, row) for o in rows)) for row in rows]
 
 

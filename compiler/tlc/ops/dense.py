@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Activation, Address, Array, Call, Operator, apply_activation
+from tlc.ops.base import (
+    Accumulator,
+    Activation,
+    Address,
+    Array,
+    Call,
+    Grad,
+    Operator,
+    Table,
+    apply_activation,
+)
+from tlc.ops.training import bias_call, mask, mask_call, sum_rows
 from tlc.ops.window import (
     constant_bias,
     constant_weight,
@@ -75,3 +86,39 @@ class Dense(Operator):
             {"samples": x.elements // x.shape[-1], "in": x.shape[-1], "out": len(weights)} | quantized_fields(graph, node),
             (Address(x.name), rows, bias, Address(node.output, is_output=True)),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        if 0 in wanted:
+            return None
+        x, output = graph[node.inputs[0]], graph[node.output]
+        assert x.quant
+        calls = mask_call(graph, node)
+        if 1 in wanted:
+            fields: dict[str, int | float | Table] = {
+                "samples": x.elements // x.shape[-1],
+                "in": x.shape[-1],
+                "out": output.shape[-1],
+                "in_zp": x.quant.zero_point,
+                "in_scale": float(x.quant.s),
+            }
+            args = (Address(x.name), Grad(output.name), Accumulator(node.inputs[1]))
+            calls.append(Call("tlc_dense_weight_grad_f32", "tlc_dense_grad_t", fields, args))
+        return calls + ([bias_call(graph, node)] if 2 in wanted else [])
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
+    ) -> dict[int, Array]:
+        quant = graph[node.inputs[0]].quant
+        assert quant
+        dy = mask(graph, node, output, dy).reshape(-1, dy.shape[-1])
+        result: dict[int, Array] = {}
+        if 1 in wanted:
+            x = (inputs[0].astype(np.int32) - quant.zero_point).astype(np.float32).reshape(len(dy), -1)
+            g = dy * np.float32(quant.s)
+            total = np.zeros(inputs[1].shape, np.float32)
+            for row, values in zip(g, x, strict=True):
+                total += row[:, None] * values
+            result[1] = total
+        if 2 in wanted:
+            result[2] = sum_rows(dy)
+        return result
