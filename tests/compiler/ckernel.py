@@ -45,8 +45,8 @@ class Case:
         return REGISTRY[self.node.op].int8(self.graph, self.node, values)
 
 
-def run_c(cases: Sequence[Case]) -> list[NDArray[np.int8]]:
-    """What the C calls of the cases give."""
+def run_c(cases: Sequence[Case], *, in_place: bool = False) -> list[NDArray[np.int8]]:
+    """What the C calls of the cases give; ``in_place``: with the output over the first input of its size."""
     source = '#include "tlc/kernels.h"\n' + "\n".join(_function(number, case) for number, case in enumerate(cases))
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -54,7 +54,7 @@ def run_c(cases: Sequence[Case]) -> list[NDArray[np.int8]]:
         objects = [str(path) for path in _kernel_objects()]
         _gcc([*FLAGS, "-shared", str(directory / "cases.c"), *objects, "-o", str(directory / "cases.so")])
         library = ctypes.CDLL(str(directory / "cases.so"))
-    return [_run(library[f"case_{number}"], case) for number, case in enumerate(cases)]
+    return [_run(library[f"case_{number}"], case, in_place) for number, case in enumerate(cases)]
 
 
 @functools.cache
@@ -125,18 +125,21 @@ def _array(name: str, values: NDArray[Any], arrays: list[str]) -> str:
     return name
 
 
-def _run(function: Any, case: Case) -> NDArray[np.int8]:
+def _run(function: Any, case: Case, in_place: bool) -> NDArray[np.int8]:
     outputs = []
     shape = case.graph[case.node.output].shape
     for sample in range(len(case.inputs[0])):
         buffers = [Guarded(values[sample].size) for values in case.inputs] + [Guarded(int(np.prod(shape)))]
         for buffer, values in zip(buffers, case.inputs, strict=False):
             buffer.values[:] = values[sample].ravel()
+        if in_place:
+            buffers[-1] = next(buffer for buffer in buffers if buffer.values.size == buffers[-1].values.size)
         function((ctypes.c_void_p * len(buffers))(*(buffer.address for buffer in buffers)))
         assert all(buffer.is_intact() for buffer in buffers), f"{case.node.op} wrote before its output"
         assert all(
             np.array_equal(buffer.values, values[sample].ravel())
             for buffer, values in zip(buffers, case.inputs, strict=False)
+            if buffer is not buffers[-1]
         ), f"{case.node.op} wrote to its input"
         outputs.append(buffers[-1].values.reshape(shape[1:]).copy())
     return np.stack(outputs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Elementwise addition with broadcast; :mod:`tlc.ops.sub` differs in a sign and in how its multipliers are computed."""
+"""Elementwise addition with broadcast; :mod:`tlc.ops.sub` differs in a sign."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Add(Operator):
         return broadcast_shape(graph[node.inputs[0]], graph[node.inputs[1]])
 
     def multipliers(self, a: Quant, b: Quant, out: Quant) -> Multipliers:
-        """Inputs relative to twice the larger scale, output from there back (TFLM's ``CalculateOpDataAdd``, in double)."""
+        """Inputs relative to twice the larger scale, the output from there back (TFLM's ``CalculateOpDataAdd``)."""
         twice = 2.0 * max(a.s, b.s)
         return (
             quantize_multiplier(a.s / twice),

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from tlc.graph import Graph, Node
-from tlc.ops.base import Activation, Array, Call, activation_range, apply_activation, quantize_multiplier
+from tlc.ops.base import Activation, Array, Call, activation_range, apply_activation
 from tlc.ops.quantize import Quantize
 from tlc.ops.training import copy_call, mask, mask_call
 
@@ -25,8 +23,8 @@ class Attrs:
 class Clamp(Quantize):
     """min(max(x, low), high), in the output's scale and zero point.
 
-    ReLU is TFLM's RELU. TFLM's RELU6 ignores the output's quantization, so the other clamps are a QUANTIZE, whose
-    multiplier differs from RELU's in its last bits, and then a clamp of integers.
+    TFLM's RELU for every pair of quantizations. Its RELU6 ignores the output's quantization: there, this is a QUANTIZE
+    and then a RELU6.
     """
 
     name = "clamp"
@@ -39,14 +37,6 @@ class Clamp(Quantize):
         out = graph[node.output].quant
         assert out
         return activation_range(node.attrs.activation, out)
-
-    def multiplier(self, graph: Graph, node: Node) -> tuple[int, int]:
-        """As that of QUANTIZE; for ReLU divided in float32, like TFLM's ``CalculateReluOpData``."""
-        if node.attrs.activation is not Activation.RELU:
-            return super().multiplier(graph, node)
-        x, y = graph[node.inputs[0]].quant, graph[node.output].quant
-        assert x and y
-        return quantize_multiplier(float(np.float32(x.s) / np.float32(y.s)))
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         return [*mask_call(graph, node), copy_call(graph, node, 0, 0 in adding)]
