@@ -57,7 +57,8 @@ def integers(rng: Rng, shape: Shape) -> NDArray[np.int8]:
     if kind == 0:
         return rng.choice(np.array([-128, 127], np.int8), shape)
     if kind == 1:
-        return np.clip(rng.integers(-128, 128) + rng.integers(-3, 4, shape), -128, 127).astype(np.int8)
+        about_one: NDArray[np.int64] = np.clip(rng.integers(-128, 128) + rng.integers(-3, 4, shape), -128, 127)
+        return about_one.astype(np.int8)
     return rng.integers(-128, 128, shape).astype(np.int8)
 
 
