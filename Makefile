@@ -58,8 +58,8 @@ system:
 $(VENV)/.ready: pyproject.toml | system
 	@echo "== .venv"
 	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install -q --disable-pip-version-check --upgrade pip
-	@$(PY) -m pip install -q --disable-pip-version-check -e '.[train,host,dev]'
+	@$(PY) -m pip install -qq --disable-pip-version-check --upgrade pip
+	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[train,host,dev]'
 	@$(PY) -m tlc.toolchain >/dev/null
 	@touch $@
 
