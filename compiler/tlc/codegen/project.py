@@ -199,7 +199,7 @@ def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:
             target = staging / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content.encode() if isinstance(content, str) else content)
-        shutil.copytree(firmware_dir(), staging / "lib" / "tlc", ignore=shutil.ignore_patterns("CMakeLists.txt", "cmake"))
+        shutil.copytree(firmware_dir(), staging / "lib" / "tlc", ignore=shutil.ignore_patterns("CMakeLists.txt", "cmake", "__pycache__"))
         if directory.exists():
             _keep(directory, staging)
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
