@@ -201,7 +201,7 @@ def test_weights_of_half_precision_are_folded() -> None:
         tensor("w", (2, 2), None, type=F32),
         tensor("y", (1, 2), None, type=F32),
     ]
-    fully = ("FULLY_CONNECTED", [0, 2], [3], "FullyConnectedOptions", {})
+    fully: tuple[Any, ...] = ("FULLY_CONNECTED", [0, 2], [3], "FullyConnectedOptions", {})
     graph = read_tflite(file_of(tensors, [("DEQUANTIZE", [1], [2]), fully], [0], [3]))
     assert kinds(graph) == ["dense"]
     np.testing.assert_array_equal(graph.data("w"), half.astype(np.float32))
@@ -266,12 +266,13 @@ def test_layers_that_the_device_has_no_kernel_for_are_opaque() -> None:
 
 
 def test_operators_that_touch_the_batch_axis_are_opaque() -> None:
-    def one(kind: str, y: tuple[int, ...], values: Any, *options: Any) -> str:
-        tensors = [tensor("x", (1, 2, 4)), indices("i", values), tensor("y", y)]
+    def one(kind: str, y: tuple[int, ...], values: Any, *options: Any, x: tuple[int, ...] = (1, 2, 4)) -> str:
+        tensors = [tensor("x", x), indices("i", values), tensor("y", y)]
         return reason(file_of(tensors, [(kind, [0, 1], [2], *options)], [0], [2]))
 
     assert "batch axis" in one("RESHAPE", (2, 4), (2, 4))
     assert "batch axis" in one("TRANSPOSE", (2, 1, 4), (1, 0, 2))
+    assert "batch axis" in one("TRANSPOSE", (1, 1, 4), (1, 0, 2), x=(1, 1, 4))
     assert "batch axis" in one("MEAN", (2, 4), [0], "ReducerOptions", {})
     assert "batch axis" in one("PAD", (3, 2, 4), [[1, 1], [0, 0], [0, 0]])
 
