@@ -22,10 +22,20 @@ from numpy.typing import NDArray
 
 from tlc.graph import Graph, Node
 from tlc.ops import REGISTRY
-from tlc.ops.base import Address, Bias, Call, Rows, Scratch, Table
+from tlc.ops.base import Address, Bias, Rows, Scratch, Table
 
 FIRMWARE = Path(__file__).parents[2] / "firmware"
-FLAGS = ("-std=c99", "-O1", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+FLAGS = [
+    "-std=c99",
+    "-O1",
+    "-g",
+    "-fPIC",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fsanitize=undefined",
+    "-fno-sanitize-recover=all",
+]
 C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t", "int32": "int32_t"}
 MARK = 0x5A
 
@@ -41,7 +51,8 @@ class Case:
     def reference(self) -> NDArray[np.int8]:
         """What the operator's NumPy form gives."""
         activations = iter(self.inputs)
-        values = [data if (data := self.graph[name].data) is not None else next(activations) for name in self.node.inputs]
+        tensors = [self.graph[name] for name in self.node.inputs]
+        values = [next(activations) if tensor.data is None else tensor.data for tensor in tensors]
         return REGISTRY[self.node.op].int8(self.graph, self.node, values)
 
 
@@ -90,7 +101,8 @@ def _function(number: int, case: Case) -> str:
         arguments.insert(0, "&p")
     lines.append(f"{call.function}({', '.join(arguments)});")
     body = "\n    ".join(lines)
-    return "\n".join(arrays) + f"\nvoid case_{number}(int8_t *const *v);\nvoid case_{number}(int8_t *const *v) {{\n    {body}\n}}\n"
+    head = f"void case_{number}(int8_t *const *v)"
+    return "\n".join([*arrays, f"{head};", f"{head} {{\n    {body}\n}}\n"])
 
 
 def _field(number: int, key: str, value: Any, arrays: list[str]) -> str:
@@ -109,7 +121,8 @@ def _argument(
         data = case.graph[arg.tensor].data
         return f"v[{names.index(arg.tensor)}]" if data is None else _array(stem, data, arrays)
     if isinstance(arg, Rows):
-        lines.append(f"tlc_rows_t rows{index} = tlc_rows_raw({_array(stem, arg.values, arrays)}, {arg.values.shape[1]});")
+        weights = _array(stem, arg.values, arrays)
+        lines.append(f"tlc_rows_t rows{index} = tlc_rows_raw({weights}, {arg.values.shape[1]});")
         return f"&rows{index}"
     if isinstance(arg, Bias | Table):
         return _array(stem, arg.values, arrays)

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ckernel import Case
 from numpy.typing import NDArray
 
-from ckernel import Case
 from tlc.graph import Graph, Node, Quant, Tensor
 from tlc.ops import REGISTRY
 from tlc.ops.base import Activation
@@ -47,7 +47,8 @@ def layer(
     axis = REGISTRY[op].weight_axis(node)
     assert axis is not None
     channels = w_shape[axis]
-    x_quant = Quant.per_tensor(float(rng.uniform(0.003, 0.1)), int(rng.choice([-128, 127, 0, int(rng.integers(-128, 128))])))
+    zero_point = int(_pick(rng, (-128, 127, 0, rng.integers(-128, 128))))
+    x_quant = Quant.per_tensor(float(rng.uniform(0.003, 0.1)), zero_point)
     graph.add(Tensor("x", tuple(x_shape), "int8", x_quant))
     graph.inputs = ["x"]
     scales = rng.uniform(0.001, 0.02, channels if per_channel else 1).astype(np.float32)
@@ -65,17 +66,52 @@ def layer(
     return _finish(rng, graph, node, y_quant, x_shape, kind, samples)
 
 
+def tie_case(op: str, multiplier: float) -> Case:
+    """A layer whose accumulators are its biases, at and next to every boundary between two outputs.
+
+    Where the multiplier is a power of two, the boundaries are ties; where it is tiny, they tell its last bits.
+    """
+    boundaries = np.rint((np.arange(-127, 127) + 0.5) / multiplier).astype(np.int64)
+    bias = (boundaries[:, None] + np.arange(-2, 3)).ravel().astype(np.int32)
+    channels = len(bias)
+    shapes = {
+        "dense": ((1, 2), (channels, 2)),
+        "conv2d": ((1, 1, 1, 2), (channels, 1, 1, 2)),
+        "depthwise_conv2d": ((1, 1, 1, 1), (1, 1, 1, channels)),
+    }
+    x_shape, w_shape = shapes[op]
+    rng = np.random.default_rng(5)
+    case = layer(rng, op, REGISTRY[op].Attrs(), x_shape, w_shape, per_channel=False)
+    graph = case.graph
+    x_quant, w_quant = graph["x"].quant, graph["w"].quant
+    assert x_quant and w_quant
+    graph["x"].quant = Quant.per_tensor(0.125 if multiplier == 2.0**-6 else x_quant.s, 7)
+    graph["w"].quant = Quant.per_tensor(0.25) if multiplier == 2.0**-6 else w_quant
+    x_quant, w_quant = graph["x"].quant, graph["w"].quant
+    assert x_quant and w_quant
+    graph["y"].quant = Quant.per_tensor(x_quant.s * w_quant.s / multiplier)
+    graph["b"].data, graph["b"].quant = bias, Quant.per_tensor(x_quant.s * w_quant.s)
+    return Case(graph, case.node, [np.full((1, *x_shape[1:]), 7, np.int8)])
+
+
 def plain(
-    rng: np.random.Generator, op: str, attrs: Any, x_shape: Sequence[int], *, kind: str = "random", samples: int = 2
+    rng: np.random.Generator,
+    op: str,
+    attrs: Any,
+    x_shape: Sequence[int],
+    *,
+    kind: str = "random",
+    samples: int = 2,
+    same: bool = False,
 ) -> Case:
-    """A node with one input and no weights."""
+    """A node with one input and no weights; ``same``: one scale and zero point on both sides."""
     graph = Graph(op)
     node = Node("layer", op, ["x"], ["y"], attrs)
     x_quant = Quant.per_tensor(float(rng.uniform(0.01, 0.1)), int(rng.integers(-128, 128)))
     graph.add(Tensor("x", tuple(x_shape), "int8", x_quant))
     graph.inputs = ["x"]
     other = Quant.per_tensor(float(x_quant.s * rng.uniform(0.2, 1.5)), int(rng.integers(-128, 128)))
-    y_quant = x_quant if REGISTRY[op].same_quant else other
+    y_quant = x_quant if REGISTRY[op].same_quant or same else other
     return _finish(rng, graph, node, y_quant, x_shape, kind, samples)
 
 
@@ -98,7 +134,7 @@ def _window(rng: np.random.Generator, x: Sequence[int], *, dilated: bool) -> dic
     strides = tuple(int(n) for n in rng.integers(1, 4, 2)) if rng.random() < 0.5 else (1, 1)
     dilations = tuple(int(n) for n in rng.integers(1, 4, 2)) if dilated and rng.random() < 0.3 else (1, 1)
     style = rng.integers(3)
-    pads = (0, 0, 0, 0)
+    pads: tuple[int, ...] = (0, 0, 0, 0)
     if style == 1:  # TFLite's SAME
         total = [
             max(0, (-(-n // s) - 1) * s + (k - 1) * d + 1 - n)
@@ -117,7 +153,8 @@ def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
 
 def conv2d_cases(seed: int, count: int) -> list[Case]:
     """Any kernel, stride, dilation, padding and groups."""
-    rng, cases = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    cases: list[Case] = []
     while len(cases) < count:
         groups = int(_pick(rng, (1, 1, 1, 2, 3)))
         x = (1, int(rng.integers(1, 12)), int(rng.integers(1, 12)), groups * int(rng.integers(1, 9)))
@@ -127,14 +164,19 @@ def conv2d_cases(seed: int, count: int) -> list[Case]:
         kernel = window.pop("kernel")
         attrs = REGISTRY["conv2d"].Attrs(**window, groups=groups, activation=_pick(rng, ACTIVATIONS))
         w = (groups * int(rng.integers(1, 6)), *kernel, x[3] // groups)
-        options = {"per_channel": rng.random() < 0.7, "bias": rng.random() < 0.8, "kind": KINDS[len(cases) % 7 % 4]}
+        options: dict[str, Any] = {
+            "per_channel": rng.random() < 0.7,
+            "bias": rng.random() < 0.8,
+            "kind": KINDS[len(cases) % 7 % 4],
+        }
         cases.append(layer(rng, "conv2d", attrs, x, w, **options))
     return cases
 
 
 def depthwise_conv2d_cases(seed: int, count: int) -> list[Case]:
     """Any kernel, stride, dilation, padding and channel multiplier."""
-    rng, cases = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    cases: list[Case] = []
     while len(cases) < count:
         x = (1, int(rng.integers(1, 12)), int(rng.integers(1, 12)), int(rng.integers(1, 9)))
         window = _window(rng, x, dilated=True)
@@ -143,26 +185,36 @@ def depthwise_conv2d_cases(seed: int, count: int) -> list[Case]:
         kernel = window.pop("kernel")
         attrs = REGISTRY["depthwise_conv2d"].Attrs(**window, activation=_pick(rng, ACTIVATIONS))
         w = (1, *kernel, x[3] * int(_pick(rng, (1, 1, 2, 3))))
-        options = {"per_channel": rng.random() < 0.7, "bias": rng.random() < 0.8, "kind": KINDS[len(cases) % 7 % 4]}
+        options: dict[str, Any] = {
+            "per_channel": rng.random() < 0.7,
+            "bias": rng.random() < 0.8,
+            "kind": KINDS[len(cases) % 7 % 4],
+        }
         cases.append(layer(rng, "depthwise_conv2d", attrs, x, w, **options))
     return cases
 
 
 def dense_cases(seed: int, count: int) -> list[Case]:
     """One row or several, per channel and per tensor."""
-    rng, cases = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    cases: list[Case] = []
     for number in range(count):
         inner = int(rng.integers(1, 70))
         x = _pick(rng, ((1, inner), (1, inner), (1, int(rng.integers(1, 5)), inner)))
         attrs = REGISTRY["dense"].Attrs(activation=_pick(rng, ACTIVATIONS))
-        options = {"per_channel": rng.random() < 0.5, "bias": rng.random() < 0.8, "kind": KINDS[number % 7 % 4]}
+        options: dict[str, Any] = {
+            "per_channel": rng.random() < 0.5,
+            "bias": rng.random() < 0.8,
+            "kind": KINDS[number % 7 % 4],
+        }
         cases.append(layer(rng, "dense", attrs, x, (int(rng.integers(1, 14)), inner), **options))
     return cases
 
 
 def pool_cases(op: str, seed: int, count: int) -> list[Case]:
     """Any kernel, stride and padding smaller than the kernel."""
-    rng, cases = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    cases: list[Case] = []
     while len(cases) < count:
         x = (1, int(rng.integers(1, 12)), int(rng.integers(1, 12)), int(rng.integers(1, 9)))
         window = _window(rng, x, dilated=False)
@@ -178,7 +230,8 @@ def pool_cases(op: str, seed: int, count: int) -> list[Case]:
 
 def mean_cases(seed: int, count: int) -> list[Case]:
     """Over height and width, one of them, channels, several runs; rank 2 to 5; dimensions kept or not."""
-    rng, cases = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    cases: list[Case] = []
     shapes = (
         ((6, 7, 5), (1, 2)),
         ((1, 17, 8), (1, 2)),
@@ -196,11 +249,13 @@ def mean_cases(seed: int, count: int) -> list[Case]:
     for number in range(count):
         shape, axes = shapes[number % len(shapes)]
         attrs = REGISTRY["mean"].Attrs(axes, bool(rng.integers(2)))
-        cases.append(plain(rng, "mean", attrs, (1, *shape), kind=KINDS[number % 5 % 4]))
+        same = number // len(shapes) % 3 == 2
+        cases.append(plain(rng, "mean", attrs, (1, *shape), kind=KINDS[number % 5 % 4], same=same))
     return cases
 
 
-SWEEPS = {
+TIES = [(op, multiplier) for op in ("dense", "conv2d", "depthwise_conv2d") for multiplier in (2.0**-6, 2.9e-7)]
+SWEEPS: dict[str, Callable[[int, int], list[Case]]] = {
     "conv2d": conv2d_cases,
     "depthwise_conv2d": depthwise_conv2d_cases,
     "dense": dense_cases,

@@ -59,7 +59,8 @@ class AveragePool2d(Operator):
             total += padded[seen]
         # Ties away from zero, on the integers as they are: both sides have one zero point.
         y = np.sign(total) * ((np.abs(total) + count // 2) // count)
-        return np.clip(y, *activation_range(a.activation, quant)).astype(np.int8)
+        clipped: Array = np.clip(y, *activation_range(a.activation, quant)).astype(np.int8)
+        return clipped
 
     def call(self, graph: Graph, node: Node) -> Call:
         return Call("tlc_average_pool2d_s8", "tlc_pool2d_t", pool_fields(graph, node), pool_args(node))

@@ -31,7 +31,7 @@ from tlc.ops.window import (
 
 
 def whole_groups(graph: Graph, node: Node) -> str | None:
-    """The groups must divide the input and the output channels, and the weight must be (out, height, width, in / groups)."""
+    """The groups must divide the channels of input and output, and the weight be (out, height, width, in / groups)."""
     groups, x, w = node.attrs.groups, graph[node.inputs[0]].shape, graph[node.inputs[1]].shape
     if len(x) != 4 or len(w) != 4:
         return f"the input is {x} and the weight is {w}"
@@ -42,7 +42,10 @@ def whole_groups(graph: Graph, node: Node) -> str | None:
 
 @dataclass(frozen=True)
 class Attrs:
-    """Inputs: x (N, H, W, C), weight (OC, KH, KW, C / groups), optionally bias (OC). ``pads``: top, left, bottom, right."""
+    """Inputs: x (N, H, W, C), weight (OC, KH, KW, C / groups), optionally bias (OC).
+
+    ``pads``: top, left, bottom, right.
+    """
 
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
@@ -93,8 +96,8 @@ class Conv2d(Operator):
         chunk = samples_at_once(hw[0] * hw[1] * kh * kw * x.shape[3])
         outputs = []
         for start in range(0, len(x), chunk):
-            centred = pad_hw(x[start : start + chunk], a.pads, quant_in.zero_point).astype(real)
-            centred -= real(quant_in.zero_point)
+            padded = pad_hw(x[start : start + chunk], a.pads, quant_in.zero_point)
+            centred = padded.astype(real) - quant_in.zero_point
             patches = np.empty((len(centred), *hw, kh, kw, x.shape[3]), real)
             for i, j, seen in tap_slices((kh, kw), a.strides, a.dilations, hw):
                 patches[:, :, :, i, j] = centred[seen]

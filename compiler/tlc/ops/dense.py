@@ -71,7 +71,7 @@ class Dense(Operator):
         assert quant_in
         # Integer products summed in floating point are exact while it holds every partial sum, and BLAS is fast there.
         real = exact_float(w)
-        acc = ((x.astype(real) - real(quant_in.zero_point)) @ w.astype(real).T).astype(np.int64)
+        acc = ((x.astype(real) - quant_in.zero_point) @ w.astype(real).T).astype(np.int64)
         if len(inputs) > 2:
             acc = acc + inputs[2]
         return int8_epilogue(graph, node, acc)
@@ -83,7 +83,8 @@ class Dense(Operator):
         return Call(
             "tlc_dense_s8",
             "tlc_dense_t",
-            {"samples": x.elements // x.shape[-1], "in": x.shape[-1], "out": len(weights)} | quantized_fields(graph, node),
+            {"samples": x.elements // x.shape[-1], "in": x.shape[-1], "out": len(weights)}
+            | quantized_fields(graph, node),
             (Address(x.name), rows, bias, Address(node.output, is_output=True)),
         )
 

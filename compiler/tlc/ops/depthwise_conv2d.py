@@ -38,7 +38,10 @@ def whole_multiplier(graph: Graph, node: Node) -> str | None:
 
 @dataclass(frozen=True)
 class Attrs:
-    """Inputs: x (N, H, W, C), weight (1, KH, KW, C · M), optionally bias (C · M). ``pads``: top, left, bottom, right."""
+    """Inputs: x (N, H, W, C), weight (1, KH, KW, C · M), optionally bias (C · M).
+
+    ``pads``: top, left, bottom, right.
+    """
 
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
@@ -47,7 +50,10 @@ class Attrs:
 
 
 class DepthwiseConv2d(Operator):
-    """x (N, H, W, C), weight (1, KH, KW, C · M), bias (C · M) → (N, OH, OW, C · M); output channel c · M + m reads c."""
+    """x (N, H, W, C), weight (1, KH, KW, C · M), bias (C · M) → (N, OH, OW, C · M).
+
+    Output channel c · M + m reads input channel c.
+    """
 
     name = "depthwise_conv2d"
     Attrs = Attrs
@@ -88,7 +94,8 @@ class DepthwiseConv2d(Operator):
         chunk = samples_at_once(hw[0] * hw[1] * outputs)
         results = []
         for start in range(0, len(x), chunk):
-            centred = pad_hw(x[start : start + chunk], a.pads, quant_in.zero_point).astype(np.int32) - quant_in.zero_point
+            padded = pad_hw(x[start : start + chunk], a.pads, quant_in.zero_point)
+            centred = padded.astype(np.int32) - quant_in.zero_point
             acc = np.zeros((len(centred), *hw, channels, outputs // channels), np.int32)
             for i, j, seen in tap_slices(w.shape[:2], a.strides, a.dilations, hw):
                 acc += centred[seen][..., None] * w[i, j].reshape(channels, -1)

@@ -58,7 +58,9 @@ def positive_pads(graph: Graph, node: Node) -> str | None:
     return f"it is {node.attrs.pads} (top, left, bottom, right)" if min(node.attrs.pads) < 0 else None
 
 
-def output_hw(size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], pads: Pads) -> Shape:
+def output_hw(
+    size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], pads: Pads
+) -> Shape:
     """Height and width that a window of a kernel leaves."""
     return tuple(
         (n + pads[axis] + pads[axis + 2] - (k - 1) * d - 1) // s + 1
@@ -96,10 +98,10 @@ def tap_slices(
             yield i, j, (slice(None), rows, columns)
 
 
-def exact_float(weights: Array) -> type[np.float32] | type[np.float64]:
+def exact_float(weights: Array) -> np.dtype[Any]:
     """A float type in which rows of int8 weights times int8 activations less a zero point sum without rounding."""
     worst = 255 * np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(axis=1).max(initial=0)
-    return np.float32 if worst < 1 << 24 else np.float64
+    return np.dtype(np.float32 if worst < 1 << 24 else np.float64)
 
 
 def samples_at_once(values_per_sample: int) -> int:
@@ -120,7 +122,8 @@ def int8_epilogue(graph: Graph, node: Node, acc: Array) -> Array:
     assert quant
     low, high = activation_range(node.attrs.activation, quant)
     y = requantize(acc, *multipliers(graph, node)) + quant.zero_point
-    return np.clip(y, low, high).astype(np.int8)
+    clipped: Array = np.clip(y, low, high).astype(np.int8)
+    return clipped
 
 
 def quantized_fields(graph: Graph, node: Node) -> dict[str, int | float | Table]:

@@ -69,7 +69,7 @@ void tlc_average_pool2d_s8(const tlc_pool2d_t *p, const int8_t *x, int8_t *y);
 
 typedef struct {
     uint32_t kept0, reduced0, kept1, reduced1, kept2; /* neighbouring axes of one kind are one; 1: there is none */
-    int32_t offset; /* -in_zp * values averaged */
+    int32_t offset;                                   /* -in_zp * values averaged */
     int32_t out_zp;
     int32_t mult; /* in_scale / out_scale / values averaged */
     int8_t shift;

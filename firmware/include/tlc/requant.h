@@ -25,21 +25,31 @@ static inline int32_t tlc_divide_by_pot(int32_t x, int exponent) {
     return (x >> exponent) + (remainder > threshold ? 1 : 0);
 }
 
-/* x * mult * 2^(shift - 31), mult >= 0: tlc_divide_by_pot(tlc_high_mul(x << left, mult), right), in fewer steps. With
- * mult >= 0 nothing saturates, and the high multiply, which sends ties up whatever their sign, is one addition and shift.
- * The division rounds ties away from zero: half of the divisor less one where the quotient is negative, then floor. */
-static inline int32_t tlc_requant(int32_t x, int32_t mult, int shift) {
-    const int32_t scaled = shift > 0 ? (int32_t)((uint32_t)x << shift) : x;
-    const int32_t high = (int32_t)(((int64_t)scaled * mult + ((int64_t)1 << 30)) >> 31);
-    if (shift >= 0) {
-        return high;
-    }
+/* tlc_high_mul(x, mult) for mult >= 0: nothing saturates, and sending ties up is one addition and one shift. */
+static inline int32_t tlc_high_mul_up(int32_t x, int32_t mult) {
+    return (int32_t)(((int64_t)x * mult + ((int64_t)1 << 30)) >> 31);
+}
+
+/* x * mult * 2^(-right - 31), mult >= 0, right >= 1: tlc_divide_by_pot(tlc_high_mul(x, mult), right). A tie goes away
+ * from zero: up where the quotient is positive; one less before the same where it is negative. */
+static inline int32_t tlc_requant_down(int32_t x, int32_t mult, int right) {
+    const int32_t high = tlc_high_mul_up(x, mult);
     const int32_t nudged = high + (high >> 31);
-    return (nudged >> -shift) + ((nudged >> (-shift - 1)) & 1);
+    return (nudged >> right) + ((nudged >> (right - 1)) & 1);
+}
+
+/* x * mult * 2^(shift - 31), mult >= 0: tlc_divide_by_pot(tlc_high_mul(x << left, mult), right). */
+static inline int32_t tlc_requant(int32_t x, int32_t mult, int shift) {
+    if (shift < 0) {
+        return tlc_requant_down(x, mult, -shift);
+    }
+    return tlc_high_mul_up((int32_t)((uint32_t)x << shift), mult);
 }
 
 static inline int8_t tlc_clamp_s8(int32_t x, int32_t low, int32_t high) {
-    return (int8_t)(x < low ? low : x > high ? high : x);
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    return (int8_t)x;
 }
 
 #endif /* TLC_REQUANT_H */

@@ -18,12 +18,12 @@ void tlc_dense_s8(const tlc_dense_t *p, const int8_t *x, tlc_rows_t *w, const in
             (void)tlc_rows_next(w);
         }
         for (uint32_t n = 0; n < p->samples; ++n) {
-            tlc_sum4_t acc = {bias[o], bias[o + 1], bias[o + 2], bias[o + 3]};
+            tlc_sum4_t acc = {(uint32_t)bias[o], (uint32_t)bias[o + 1], (uint32_t)bias[o + 2], (uint32_t)bias[o + 3]};
             tlc_dot4_s8(rows, (int32_t)p->in, x + n * p->in, p->in, &acc);
-            tlc_put(p, y, n, o, acc.p0);
-            tlc_put(p, y, n, o + 1, acc.p1);
-            tlc_put(p, y, n, o + 2, acc.p2);
-            tlc_put(p, y, n, o + 3, acc.p3);
+            tlc_put(p, y, n, o, (int32_t)acc.p0);
+            tlc_put(p, y, n, o + 1, (int32_t)acc.p1);
+            tlc_put(p, y, n, o + 2, (int32_t)acc.p2);
+            tlc_put(p, y, n, o + 3, (int32_t)acc.p3);
         }
     }
     for (; o < p->out; ++o) {

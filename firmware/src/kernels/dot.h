@@ -11,9 +11,9 @@
 /* a + b modulo 2^32: a folded bias may lie beyond the sum that it leads to. */
 static inline int32_t tlc_wrap_add(int32_t a, int32_t b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
 
-/* Four sums that belong together; not an array, so that they stay in registers. */
+/* Four sums that belong together; not an array, so that they stay in registers. Unsigned: they may wrap. */
 typedef struct {
-    int32_t p0, p1, p2, p3;
+    uint32_t p0, p1, p2, p3;
 } tlc_sum4_t;
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && defined(__GNUC__)
@@ -48,6 +48,47 @@ static inline void tlc_mac4x4(const int8_t **x, const int8_t **x1, int32_t pair,
             : "memory");
 }
 
+static inline void tlc_add4(const int8_t **w, int32_t *sum) {
+    uint32_t word, lane;
+    __asm__("ldr %[word], [%[w]], #4\n\t"
+            "sxtb16 %[lane], %[word]\n\t"
+            "sxtab16 %[lane], %[lane], %[word], ror #8\n\t"
+            "smlad %[sum], %[lane], %[ones], %[sum]"
+            : [w] "+r"(*w), [sum] "+r"(*sum), [word] "=&r"(word), [lane] "=&r"(lane)
+            : [ones] "r"(0x00010001)
+            : "memory");
+}
+
+/* See the other one; GCC takes twice the instructions. */
+static inline void tlc_slide3(const int8_t *x, int32_t step, int32_t w0, int32_t w1, int32_t w2, tlc_sum4_t *sum) {
+    int32_t value;
+    const int8_t *x3;
+    __asm__("ldrsb %[v], [%[x]]\n\t"
+            "add %[x3], %[x], %[step], lsl #1\n\t"
+            "smlabb %[s0], %[v], %[w0], %[s0]\n\t"
+            "ldrsb %[v], [%[x], %[step]]\n\t"
+            "add %[x3], %[x3], %[step]\n\t"
+            "smlabb %[s0], %[v], %[w1], %[s0]\n\t"
+            "smlabb %[s1], %[v], %[w0], %[s1]\n\t"
+            "ldrsb %[v], [%[x], %[step], lsl #1]\n\t"
+            "smlabb %[s0], %[v], %[w2], %[s0]\n\t"
+            "smlabb %[s1], %[v], %[w1], %[s1]\n\t"
+            "smlabb %[s2], %[v], %[w0], %[s2]\n\t"
+            "ldrsb %[v], [%[x3]]\n\t"
+            "smlabb %[s1], %[v], %[w2], %[s1]\n\t"
+            "smlabb %[s2], %[v], %[w1], %[s2]\n\t"
+            "smlabb %[s3], %[v], %[w0], %[s3]\n\t"
+            "ldrsb %[v], [%[x3], %[step]]\n\t"
+            "smlabb %[s2], %[v], %[w2], %[s2]\n\t"
+            "smlabb %[s3], %[v], %[w1], %[s3]\n\t"
+            "ldrsb %[v], [%[x3], %[step], lsl #1]\n\t"
+            "smlabb %[s3], %[v], %[w2], %[s3]"
+            : [s0] "+r"(sum->p0), [s1] "+r"(sum->p1), [s2] "+r"(sum->p2), [s3] "+r"(sum->p3), [v] "=&r"(value),
+              [x3] "=&r"(x3)
+            : [x] "r"(x), [step] "r"(step), [w0] "r"(w0), [w1] "r"(w1), [w2] "r"(w2)
+            : "memory");
+}
+
 #undef TLC_WIDEN
 #undef TLC_MAC4
 
@@ -63,16 +104,42 @@ static inline void tlc_mac4(const int8_t **x, const int8_t **w, int32_t *sum) {
 static inline void tlc_mac4x4(const int8_t **x, const int8_t **x1, int32_t pair, const int8_t **w, tlc_sum4_t *sum) {
     const int8_t *a = *x, *b = *x1, *c = a + pair, *d = b + pair;
     const int32_t w0 = (*w)[0], w1 = (*w)[1], w2 = (*w)[2], w3 = (*w)[3];
-    sum->p0 += a[0] * w0 + a[1] * w1 + a[2] * w2 + a[3] * w3;
-    sum->p1 += b[0] * w0 + b[1] * w1 + b[2] * w2 + b[3] * w3;
-    sum->p2 += c[0] * w0 + c[1] * w1 + c[2] * w2 + c[3] * w3;
-    sum->p3 += d[0] * w0 + d[1] * w1 + d[2] * w2 + d[3] * w3;
+    sum->p0 += (uint32_t)(a[0] * w0 + a[1] * w1 + a[2] * w2 + a[3] * w3);
+    sum->p1 += (uint32_t)(b[0] * w0 + b[1] * w1 + b[2] * w2 + b[3] * w3);
+    sum->p2 += (uint32_t)(c[0] * w0 + c[1] * w1 + c[2] * w2 + c[3] * w3);
+    sum->p3 += (uint32_t)(d[0] * w0 + d[1] * w1 + d[2] * w2 + d[3] * w3);
     *x += 4;
     *x1 += 4;
     *w += 4;
 }
 
+static inline void tlc_add4(const int8_t **w, int32_t *sum) {
+    *sum += (*w)[0] + (*w)[1] + (*w)[2] + (*w)[3];
+    *w += 4;
+}
+
+/* Three taps of four windows that overlap: window j reads values j to j + 2, so six values serve twelve products. */
+static inline void tlc_slide3(const int8_t *x, int32_t step, int32_t w0, int32_t w1, int32_t w2, tlc_sum4_t *sum) {
+    const int32_t x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step], x5 = x[5 * step];
+    sum->p0 += (uint32_t)(x0 * w0 + x1 * w1 + x2 * w2);
+    sum->p1 += (uint32_t)(x1 * w0 + x2 * w1 + x3 * w2);
+    sum->p2 += (uint32_t)(x2 * w0 + x3 * w1 + x4 * w2);
+    sum->p3 += (uint32_t)(x3 * w0 + x4 * w1 + x5 * w2);
+}
+
 #endif
+
+/* sum of w[i], i < n */
+static inline int32_t tlc_sum_s8(const int8_t *w, uint32_t n) {
+    int32_t sum = 0;
+    for (const int8_t *end = w + (n & ~3u); w != end;) {
+        tlc_add4(&w, &sum);
+    }
+    for (uint32_t i = 0; i < (n & 3u); ++i) {
+        sum += w[i];
+    }
+    return sum;
+}
 
 /* acc + sum of x[i] * w[i], i < n */
 static inline int32_t tlc_dot_s8(const int8_t *x, const int8_t *w, uint32_t n, int32_t acc) {
@@ -90,21 +157,16 @@ static inline int32_t tlc_dot_s8(const int8_t *x, const int8_t *w, uint32_t n, i
 static inline void tlc_dot4_s8(const int8_t *x, int32_t step, const int8_t *w, uint32_t n, tlc_sum4_t *acc) {
     const int8_t *x1 = x + step;
     const int32_t pair = 2 * step; /* from pixels 0 and 1 to 2 and 3: a pointer for each would be too many */
-    tlc_sum4_t sum = {0, 0, 0, 0};
     for (const int8_t *end = w + (n & ~3u); w != end;) {
-        tlc_mac4x4(&x, &x1, pair, &w, &sum);
+        tlc_mac4x4(&x, &x1, pair, &w, acc);
     }
-    for (uint32_t i = 0; i < (n & 3u); ++i) {
-        const int32_t weight = w[i];
-        sum.p0 += x[i] * weight;
-        sum.p1 += x1[i] * weight;
-        sum.p2 += (x + pair)[i] * weight;
-        sum.p3 += (x1 + pair)[i] * weight;
+    for (const int8_t *end = w + (n & 3u); w != end; ++w, ++x, ++x1) {
+        const int32_t weight = *w;
+        acc->p2 += (uint32_t)(x[pair] * weight);
+        acc->p3 += (uint32_t)(x1[pair] * weight);
+        acc->p0 += (uint32_t)(*x * weight);
+        acc->p1 += (uint32_t)(*x1 * weight);
     }
-    acc->p0 = tlc_wrap_add(acc->p0, sum.p0);
-    acc->p1 = tlc_wrap_add(acc->p1, sum.p1);
-    acc->p2 = tlc_wrap_add(acc->p2, sum.p2);
-    acc->p3 = tlc_wrap_add(acc->p3, sum.p3);
 }
 
 #endif /* TLC_KERNELS_DOT_H */
