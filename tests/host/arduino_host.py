@@ -47,14 +47,15 @@ def platform_flags(project: Path) -> list[str]:
     return [*core, *environment.get("build_flags", "").split()]
 
 
-def build(project: Path, *, out: Path, include: Path | None = None) -> Path:
+def build(project: Path, *, out: Path, include: Path | None = None, flags: Flags = ()) -> Path:
     """A project generated for an Arduino board, as a program of this machine.
 
     Args:
         project: the directory that ``tlc compile`` wrote. Without ``lib/tlc`` (a project written by hand) the firmware
             library is taken from the source tree.
-        out: where objects and the program go.
+        out: where the program goes, and its objects, which later builds there use again.
         include: a directory with ``tlc_secrets.h``.
+        flags: more of them, for the project's own files and the port.
 
     Returns:
         The program; ``tests/firmware/arduino_shim/README.md`` lists the environment variables that it listens to.
@@ -68,39 +69,58 @@ def build(project: Path, *, out: Path, include: Path | None = None) -> Path:
     port = [library / "ports" / "arduino" / name for name in environment["custom_tlc_sources"].split()]
     extra = re.findall(r"\+<\.\./lib/tlc/(.+?)>", environment.get("build_src_filter", ""))
     port += [library / name for name in extra]
-    includes = [library / "include", project / "lib" / "tlc_model" / "include"]
-    flags = [
-        f"-I{library / flag[10:]}" if flag.startswith("-Ilib/tlc/") else f"-I{project / flag[2:]}" if flag.startswith("-I") else flag
-        for flag in platform_flags(project)
+    own = platform_flags(project)
+    core = [flag for flag in own if flag.startswith("-DARDUINO")]
+    common = [flag for flag in own if flag.startswith(("-O", "-f"))]
+    places = [
+        library / flag[10:] if flag.startswith("-Ilib/tlc/") else project / flag[2:]
+        for flag in own
+        if flag.startswith("-I")
     ]
-    c_sources = [
-        *sorted((library / "src").rglob("*.c")),
+    places += [*([include] if include else []), library / "include", project / "lib" / "tlc_model" / "include"]
+    every = [*(flag for flag in own if not flag.startswith("-I")), *(f"-I{path}" for path in places), *flags]
+    runtime = sorted((library / "src").rglob("*.c"))
+    sources = [
         *sorted((project / "lib" / "tlc_model" / "src").glob("*.c")),
         *sorted((project / "src").glob("*.c")),
+        *sorted((project / "src").glob("*.cpp")),
+        *port,
     ]
-    return compile_program(
-        [*c_sources, *port, *sorted((project / "src").glob("*.cpp"))],
-        flags=[*flags, *(f"-I{path}" for path in [*([include] if include else []), *includes])],
-        out=out / "firmware",
-    )
+    # The runtime and the shim know nothing of the project, so their objects serve every build in `out`.
+    objects = _compile(runtime, [*common, f"-I{library / 'include'}"], out / "objects")
+    buffers = [flag for flag in own if flag.startswith("-DSERIAL_")]
+    objects += _compile(sorted(SHIM.glob("*.cpp")), [*core, *buffers], out / "objects")
+    objects += _compile(sources, every, out / "objects")
+    return _link(objects, out)
 
 
-def compile_program(sources: Sequence[Path], *, flags: Flags, out: Path, shim: bool = True) -> Path:
-    """C as C99 and C++ as gnu++11, warnings as errors; objects are kept beside the program and reused."""
-    objects = out.parent / "objects"
+def compile_program(sources: Sequence[Path], *, flags: Flags, out: Path) -> Path:
+    """Any sources together with the shim."""
+    objects = _compile([*sources, *sorted(SHIM.glob("*.cpp"))], flags, out / "objects")
+    return _link(objects, out)
+
+
+def _compile(sources: Sequence[Path], flags: Flags, objects: Path) -> list[Path]:
+    """C as gnu99 and C++ as gnu++11, as ESP32's core does; warnings are errors."""
     objects.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
-    for source in [*sources, *(sorted(SHIM.glob("*.cpp")) if shim else [])]:
-        c_source = source.suffix == ".c"
-        command = ["gcc", "-std=gnu99"] if c_source else ["g++", "-std=gnu++11"]
+    for source in sources:
+        command = ["gcc", "-std=gnu99"] if source.suffix == ".c" else ["g++", "-std=gnu++11"]
         command += [*WARNINGS, "-g", f"-I{SHIM}", *flags, "-c", str(source)]
-        key = hashlib.sha256(f"{command} {source.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(" ".join(command).encode()).hexdigest()[:16]
         target = objects / f"{source.stem}-{key}.o"
         if not target.exists():
             _run([*command, "-o", str(target)])
         made.append(target)
-    _run(["g++", "-o", str(out), *map(str, made), "-lpthread", "-lm"])
-    return out
+    return made
+
+
+def _link(objects: Sequence[Path], out: Path) -> Path:
+    key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
+    program = out / f"firmware-{key}"
+    if not program.exists():
+        _run(["g++", "-o", str(program), *map(str, objects), "-lpthread", "-lm"])
+    return program
 
 
 def _run(command: Sequence[str]) -> None:

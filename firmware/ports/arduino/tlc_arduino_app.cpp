@@ -30,17 +30,13 @@ void Application::setup(const Settings &settings) {
     loop_stack_ = settings.loop_stack;
     clock_.begin();
 
-    // Before the link: Wi-Fi cuts the heap's largest block.
-    uint8_t *memory = settings.memory;
-    if (memory == nullptr) {
-        memory = allocate(layout_.bytes());
-        if (memory == nullptr) {
-            halt("no room for the arena", layout_.bytes(), settings.led);
-        }
-    }
     const char *problem = link_.begin(entropy());
     if (problem != nullptr) {
         halt(problem, 0, settings.led);
+    }
+    uint8_t *memory = settings.memory != nullptr ? settings.memory : allocate(layout_.bytes());
+    if (memory == nullptr) {
+        halt("no room for the arena", layout_.bytes(), settings.led);
     }
 
     port_.self = this;

@@ -20,7 +20,9 @@ namespace tlc {
 struct Layout {
     uint32_t arena, state, message, output, values;
 
-    static constexpr size_t round(uint32_t bytes) { return (static_cast<size_t>(bytes) + 15u) & ~static_cast<size_t>(15); }
+    static constexpr size_t round(uint32_t bytes) {
+        return (static_cast<size_t>(bytes) + 15u) & ~static_cast<size_t>(15);
+    }
     constexpr size_t bytes() const {
         return round(arena) + round(state) + round(message) + round(output) + round(values);
     }

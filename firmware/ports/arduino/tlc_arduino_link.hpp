@@ -12,7 +12,8 @@ namespace tlc {
 
 class Link {
   public:
-    // Once, in setup(). NULL: it works; else what to tell the person at the console.
+    // Once, in setup(). NULL: it works; else what to tell the person at the console. Takes no large block of the heap:
+    // the arena may have to come from there after it (Wi-Fi starts with the first poll).
     virtual const char *begin(uint32_t entropy) = 0;
     // In every round of loop(): opens and reopens the connection where there is one.
     virtual void poll() {}

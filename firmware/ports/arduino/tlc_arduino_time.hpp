@@ -26,9 +26,9 @@ class Clock {
     static constexpr uint32_t kRestMs = 500;
 
   private:
-    uint32_t last_ = 0;    // the counter, as seen last
-    uint64_t ticks_ = 0;   // and extended
-    uint32_t rested_ = 0;  // when the idle task ran last, milliseconds
+    uint32_t last_ = 0;   // the counter, as seen last
+    uint64_t ticks_ = 0;  // and extended
+    uint32_t rested_ = 0; // when the idle task ran last, milliseconds
 };
 
 } // namespace tlc

@@ -83,15 +83,6 @@ const char *WifiLink::begin(uint32_t entropy) {
     if (settings_.ssid[0] == '\0' || settings_.host[0] == '\0' || settings_.port == 0) {
         return "include/tlc_secrets.h leaves TLC_WIFI_SSID, TLC_HOST or TLC_HOST_PORT empty";
     }
-    WiFi.persistent(false); // the password stays out of the flash's settings sector
-    WiFi.mode(WIFI_STA);
-    WiFi.setAutoReconnect(false); // one retry policy, ours
-    // Modem sleep adds up to a beacon interval (100 ms) to each message.
-#if defined(ARDUINO_ARCH_ESP32)
-    WiFi.setSleep(false);
-#else
-    WiFi.setSleepMode(WIFI_NONE_SLEEP);
-#endif
     wait_ = 0;
     enter(State::Away);
     return nullptr;
@@ -128,7 +119,8 @@ size_t WifiLink::read(uint8_t *bytes, size_t capacity) {
     if (waiting <= 0) {
         return 0;
     }
-    const int count = client_.read(bytes, static_cast<size_t>(waiting) < capacity ? static_cast<size_t>(waiting) : capacity);
+    const int count =
+        client_.read(bytes, static_cast<size_t>(waiting) < capacity ? static_cast<size_t>(waiting) : capacity);
     if (count <= 0) {
         return 0;
     }
@@ -164,6 +156,15 @@ void WifiLink::join() {
         console_->print("tlc: joining Wi-Fi ");
         console_->println(settings_.ssid);
     }
+    WiFi.persistent(false); // the password stays out of the flash's settings sector
+    WiFi.mode(WIFI_STA);
+    WiFi.setAutoReconnect(false); // one retry policy, ours
+    // Modem sleep adds up to a beacon interval (100 ms) to each message.
+#if defined(ARDUINO_ARCH_ESP32)
+    WiFi.setSleep(false);
+#else
+    WiFi.setSleepMode(WIFI_NONE_SLEEP);
+#endif
     const char *password = settings_.password[0] == '\0' ? nullptr : settings_.password;
     WiFi.begin(settings_.ssid, password, settings_.channel);
     enter(State::Joining);
@@ -238,9 +239,7 @@ void WifiLink::retry(State state, const char *why) {
     }
 }
 
-bool WifiLink::waited(uint32_t milliseconds) const {
-    return static_cast<uint32_t>(millis()) - since_ >= milliseconds;
-}
+bool WifiLink::waited(uint32_t milliseconds) const { return static_cast<uint32_t>(millis()) - since_ >= milliseconds; }
 
 void WifiLink::enter(State state) {
     state_ = state;

@@ -38,7 +38,6 @@ uint32_t uxTaskGetStackHighWaterMark(TaskHandle_t task);
 class EspClass {
   public:
     uint32_t getCycleCount();
-    uint32_t getFreeHeap();
 };
 extern EspClass ESP;
 

@@ -105,7 +105,6 @@ size_t Print::print(long value) {
 
 EspClass ESP;
 uint32_t EspClass::getCycleCount() { return static_cast<uint32_t>(shim::virtual_micros() * 240u); }
-uint32_t EspClass::getFreeHeap() { return static_cast<uint32_t>(heap_caps_get_largest_free_block(MALLOC_CAP_8BIT)); }
 esp_reset_reason_t esp_reset_reason(void) {
     return static_cast<esp_reset_reason_t>(shim::setting_number("TLC_SHIM_RESET", ESP_RST_POWERON));
 }
@@ -142,8 +141,8 @@ bool shim_reset_flag(int flag) { return flag == RCC_FLAG_PORRST || flag == RCC_F
 ShimDwt shim_dwt;
 ShimCoreDebug shim_core_debug;
 CycleCount::operator uint32_t() const {
-    const bool running = (shim_core_debug.DEMCR & CoreDebug_DEMCR_TRCENA_Msk) != 0 &&
-                         (shim_dwt.CTRL & DWT_CTRL_CYCCNTENA_Msk) != 0;
+    const bool running =
+        (shim_core_debug.DEMCR & CoreDebug_DEMCR_TRCENA_Msk) != 0 && (shim_dwt.CTRL & DWT_CTRL_CYCCNTENA_Msk) != 0;
     return running ? static_cast<uint32_t>(shim::virtual_micros() * 180u) : 0u;
 }
 

@@ -42,8 +42,8 @@ std::deque<uint8_t> received;
 size_t lost = 0;
 int line = -1; // the pseudo-terminal's master
 bool begun = false;
-unsigned long rate = 0;     // bytes a second
-uint64_t sent_until = 0;    // when the send FIFO will be empty, the board's microseconds
+unsigned long rate = 0;  // bytes a second
+uint64_t sent_until = 0; // when the send FIFO will be empty, the board's microseconds
 
 void fail(const char *what) {
     perror(what);

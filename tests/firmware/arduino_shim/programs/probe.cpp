@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // probe.cpp: tries out a link and the clock: one command byte, its 32-bit argument, an answer (little endian).
-//   e n: echo the n bytes that follow     k n: compute for n ms of the board's time, deaf; answers n
-//   t n: cycles that n ms take (64 bits)  r: entropy
+//   e n: echo the n bytes that follow     t n: let n ms pass; answers the cycles (64 bits) and the ms that passed
+//   r: entropy
 #include <Arduino.h>
 #include <string.h>
 
@@ -43,18 +43,17 @@ void answer(uint32_t value) {
     case 'e':
         echoes = value;
         break;
-    case 'k':
-        delay(value);
-        send(&value, sizeof value);
-        break;
     case 't': {
+        const uint32_t start = timer.millis();
         const uint64_t before = timer.ticks();
-        for (uint32_t i = 0; i < value; i++) {
+        while (timer.millis() - start < value) {
             delay(1);
             timer.yield();
         }
         const uint64_t taken = timer.ticks() - before;
+        value = timer.millis() - start;
         send(&taken, sizeof taken);
+        send(&value, sizeof value);
         break;
     }
     case 'r':

@@ -17,8 +17,13 @@ static tlc_status_t forward(tlc_ctx_t *ctx) {
 }
 
 static const char *const layer_names[] = {"plus_one"};
-static const tlc_tensor_t inputs[] = {
-    {.name = "x", .offset = 0, .elements = ELEMENTS, .scale = 0.5f, .shape = {1, ELEMENTS}, .rank = 2, .dtype = TLC_S8}};
+static const tlc_tensor_t inputs[] = {{.name = "x",
+                                       .offset = 0,
+                                       .elements = ELEMENTS,
+                                       .scale = 0.5f,
+                                       .shape = {1, ELEMENTS},
+                                       .rank = 2,
+                                       .dtype = TLC_S8}};
 static const tlc_tensor_t outputs[] = {{.name = "y",
                                         .offset = OUTPUT_OFFSET,
                                         .elements = ELEMENTS,
