@@ -157,7 +157,14 @@ class _Reader:
             self._require_known(name)
         if proto.op_type not in ("Identity", "Dropout"):
             self._require_known(call.output)
-        lower(self, call)
+        try:
+            lower(self, call)
+        except ValueError as error:  # shapes of constants that ONNX's own checks let through
+            raise ModelError(
+                f"its inputs and attributes do not fit together: {error}",
+                where=f"{proto.op_type} '{proto.name or call.output}'",
+                remedy="check the export",
+            ) from error
         made = self.graph[self.tensors[call.output]].shape
         said = self._shape(call.output)
         if made != said:
@@ -319,6 +326,9 @@ class _Reader:
 
     def same(self, call: _Call) -> None:
         """Identity; Dropout, which is one at inference."""
+        training = call.input(2) if call.proto.op_type == "Dropout" else ""
+        if training and (training not in self.constants or self.constants[training].any()):
+            raise _Opaque("it must not be in training mode")
         self.done(call, self.x(call))
 
     def conv(self, call: _Call) -> None:
@@ -362,7 +372,10 @@ class _Reader:
             self.done(call, self.emit(call, "add", [y, self.aligned(self.tensors[c], 2)]))
             return
         if c and beta != 0.0:
-            bias = np.broadcast_to(self.weights(call, 2), (1, len(weight))).ravel() * beta
+            bias = self.weights(call, 2)
+            if bias.size not in (1, len(weight)):
+                raise _Opaque(f"C must be one number per output, but its shape is {bias.shape}")
+            bias = np.broadcast_to(bias.ravel(), (len(weight),)) * beta
             inputs.append(self.constant(call, "bias", bias))
         self.done(call, self.emit(call, "dense", inputs))
 
@@ -472,16 +485,19 @@ class _Reader:
         pads = _pads(call, shape[2:], kernel, strides, (1,) * spatial)
         average = call.proto.op_type == "AveragePool"
         counted = average and call.int("count_include_pad", 0) == 1 and any(pads)
-        # With ceil_mode the last window may reach beyond the padding. What lies there counts for nothing, so that it is
-        # padding of ours; ONNX's own shape rule says how many windows there are.
-        out = self._shape(call.output)[2:]
+        # With ceil_mode the last window may reach beyond the padding: what lies there counts for nothing, so that it is
+        # padding of ours. ONNX Runtime has no window that begins beyond the values; ONNX's own rule knows that only in
+        # newer opsets.
+        said = self._shape(call.output)[2:]
         extra = []
         for axis in range(spatial):
             padded = shape[2 + axis] + pads[axis] + pads[axis + spatial]
-            beyond = (out[axis] - 1) * strides[axis] + kernel[axis] - padded
-            if beyond >= kernel[axis]:
-                raise _Opaque("a window of its ceil_mode holds nothing but padding")
-            extra.append(max(0, beyond))
+            windows = (padded - kernel[axis]) // strides[axis] + 1
+            if call.int("ceil_mode", 0) and windows * strides[axis] < shape[2 + axis] + pads[axis]:
+                windows += (padded - kernel[axis]) % strides[axis] != 0
+            if windows != said[axis]:
+                raise _Opaque(f"ceil_mode gives {said[axis]} windows by ONNX's rule and {windows} in ONNX Runtime")
+            extra.append(max(0, (windows - 1) * strides[axis] + kernel[axis] - padded))
         if spatial == 1:
             kernel, strides, extra = (1, *kernel), (1, *strides), [0, *extra]
             pads = (0, pads[0], 0, pads[1])

@@ -115,8 +115,15 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
             where=where,
             remedy="export with opset 17",
         )
+    shaped = onnx.ModelProto()
+    shaped.CopyFrom(proto)
+    for value in shaped.graph.output:  # the checker wants a shape, which nobody else needs
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(shaped)
+    except UnicodeDecodeError as error:
+        raise ModelError("not an ONNX model, or a damaged one", where=where, remedy="export it again") from error
     except Exception as error:
         text = str(error).strip().splitlines()
         raise ModelError(f"not a valid ONNX model: {text[0] if text else error!r}", where=where) from error

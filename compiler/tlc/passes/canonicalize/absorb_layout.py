@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from tlc.build import attributes, emit
 from tlc.graph import Graph, Node, Origin
-from tlc.layout import Move, inverse, is_identity, origin_after
+from tlc.layout import Move, inverse, origin_after
 from tlc.passes.base import Rewrite
+from tlc.passes.canonicalize.edges import input_behind
 
 
 class AbsorbLayout(Rewrite):
-    """An input that is transposed first is taken in that layout; an output that is transposed last is given before."""
+    """An input that is transposed (maybe after element-wise arithmetic or padding) is taken in that layout; an output that
+    is transposed last is given before."""
 
     name = "absorb_layout"
 
@@ -21,12 +23,12 @@ class AbsorbLayout(Rewrite):
 
     @staticmethod
     def _input(graph: Graph, node: Node) -> bool:
-        tensor = graph[node.inputs[0]]
+        name = input_behind(graph, node.inputs[0])
+        if name is None or any(reader.op == "opaque" for reader in graph.consumers(name)):
+            return False
+        tensor = graph[name]
         perm = tuple(node.attrs.perm)
-        if tensor.name not in graph.inputs or tensor.origin is None or not is_identity(tensor.origin.perm):
-            return False
-        if tensor.origin.shape != tensor.shape or any(r.op == "opaque" for r in graph.consumers(tensor.name)):
-            return False
+        assert tensor.origin is not None
         former = tensor.shape
         tensor.shape = tuple(former[axis] for axis in perm)
         tensor.origin = Origin(tensor.origin.name, tensor.origin.shape, perm)

@@ -24,7 +24,7 @@ class AffineToDepthwise(Rewrite):
     """y = scale · x + offset that varies along the axes from k on → reshape to (1, positions, 1, channels), convolve,
     reshape back: normalisation at the input, per channel or per feature.
 
-    A single addition stays as it is unless it is per channel, and so does anything by a single number.
+    A single operator stays as it is unless its constant is per channel.
     """
 
     name = "affine_to_depthwise"
@@ -43,7 +43,7 @@ class AffineToDepthwise(Rewrite):
         varying = [a for a in range(len(shape)) if max(affine.scale.shape[a], affine.offset.shape[a]) > 1]
         multiplies = any(one.op == "mul" for one in affine.nodes)
         per_channel = bool(varying) and varying[0] == len(shape) - 1
-        if not (per_channel or (multiplies and (varying or len(affine.nodes) > 1))):
+        if not (per_channel or (multiplies and len(affine.nodes) > 1)):
             return False
         first = varying[0] if varying else len(shape) - 1
         channels = math.prod(shape[first:])

@@ -7,7 +7,7 @@ from tlc.build import set_output
 from tlc.graph import Graph, Node
 from tlc.layout import Move, shortest
 from tlc.passes.base import Rewrite
-from tlc.passes.canonicalize.edges import chain_to, is_move, move_of, only_reader, write_chain
+from tlc.passes.canonicalize.edges import chain_to, input_behind, is_move, move_of, only_reader, write_chain
 
 
 class MergeMoves(Rewrite):
@@ -26,7 +26,7 @@ class MergeMoves(Rewrite):
         if quant is not None and not all(quant.same(graph[one.output].quant) for one in chain):
             return False  # an integer graph in which a move changes the meaning of the values
         moves = [move_of(one) for one in chain]
-        from_input = source in graph.inputs and node.output not in graph.outputs
+        from_input = node.output not in graph.outputs and input_behind(graph, source) is not None
         best = shortest(graph[source].shape, moves, transpose_first=from_input)
         if best == moves or _cost(best) > _cost(moves):
             return False
