@@ -134,6 +134,9 @@ class DeviceReset(LinkError):
 class DeviceError(LinkError):
     """The device answered with a status other than OK."""
 
+    status: int = 0
+    """The ``tlc_status_t`` that it gave; 0: none."""
+
 
 class ProtocolError(LinkError):
     """The peer breaks the protocol, or speaks another version."""

@@ -477,7 +477,9 @@ def parse(kind: int, payload: bytes) -> Message:
         raise ProtocolError(f"no such message type: 0x{kind:02x}", remedy="update the older of host and firmware")
     fixed = _COMMON.size + known.FIXED.size
     if len(payload) < fixed or (len(payload) > fixed and not known.TAIL):
-        raise ProtocolError(f"{message_name(kind)} has {fixed} bytes{' or more' if known.TAIL else ''}, not {len(payload)}")
+        raise ProtocolError(
+            f"{message_name(kind)} has {fixed} bytes{' or more' if known.TAIL else ''}, not {len(payload)}"
+        )
     request, round_, step, batch = _COMMON.unpack_from(payload)
     fields = dict(zip(known.FIELDS, known.FIXED.unpack_from(payload, _COMMON.size), strict=True))
     if known.TAIL:

@@ -84,7 +84,7 @@ class Device:
 
     @property
     def counters(self) -> dict[str, int]:
-        names = "frames_in frames_out bytes_in bytes_out bad repeated refused resent sessions".split()
+        names = ["frames_in", "frames_out", "bytes_in", "bytes_out", "bad", "repeated", "refused", "resent", "sessions"]
         values = (ctypes.c_uint32 * 9)()
         self._c.peer_counters(self._at, values)
         return dict(zip(names, values, strict=True))

@@ -6,10 +6,10 @@ from __future__ import annotations
 import ctypes
 import random
 from collections import deque
-from pathlib import Path
 
 import pytest
 from link_simulator import Channel, Device, World, build_peer
+
 from tlc_host.link import EndReason, Frame, Link, State, Stream
 from tlc_host.link.frame import encode
 

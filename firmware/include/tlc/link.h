@@ -239,7 +239,8 @@ uint32_t tlc_link_payloads(const tlc_link_t *link);
 /* Messages of a stream not yet wholly acknowledged. */
 uint32_t tlc_link_queued(const tlc_link_t *link, tlc_stream_t stream);
 
-/* The next whole message, control before bulk, each stream in order. It stays until tlc_link_release. */
+/* The next whole message, control before bulk, each stream in order. It stays until tlc_link_release,
+ * which may be called again to no effect. */
 bool tlc_link_next(tlc_link_t *link, tlc_link_message_t *message);
 void tlc_link_release(tlc_link_t *link, const tlc_link_message_t *message);
 

@@ -758,14 +758,22 @@ void tlc_link_release(tlc_link_t *link, const tlc_link_message_t *message) {
         return; /* that session's buffers were cleared with it */
     }
     if (message->stream == TLC_STREAM_CONTROL) {
-        link->control_count = 0;
-        link->control_taken = 0;
-        link->take_number[TLC_STREAM_CONTROL]++;
+        if (link->control_taken) {
+            link->control_count = 0;
+            link->control_taken = 0;
+            link->take_number[TLC_STREAM_CONTROL]++;
+        }
         return;
     }
     tlc_link_incoming_t *incoming = &link->incoming[message->slot];
+    if (!incoming->taken) {
+        return; /* released before; another message may be arriving there */
+    }
     link->grant = (link->grant + charge(incoming->length, own_unit(link))) & 0xFFFFFFu;
     incoming->used = 0;
     incoming->taken = 0;
-    link->ack_now = 1;
+    if (!link->ack_pending) { /* tell of the credit soon: an answer may carry it */
+        link->ack_pending = 1;
+        link->ack_ms = link->said_ms + ACK_DELAY_MS;
+    }
 }

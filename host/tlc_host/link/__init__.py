@@ -4,4 +4,16 @@
 from tlc_host.link.endpoint import Counters, Link, LinkEvent, Message, State
 from tlc_host.link.frame import EndReason, Flag, Frame, FrameType, Offer, Stream
 
-__all__ = ["Counters", "EndReason", "Flag", "Frame", "FrameType", "Link", "LinkEvent", "Message", "Offer", "State", "Stream"]
+__all__ = [
+    "Counters",
+    "EndReason",
+    "Flag",
+    "Frame",
+    "FrameType",
+    "Link",
+    "LinkEvent",
+    "Message",
+    "Offer",
+    "State",
+    "Stream",
+]

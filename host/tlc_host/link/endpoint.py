@@ -222,6 +222,11 @@ class Link:
         self._session = None
         self.state = State.IDLE
 
+    @property
+    def peer_max_message(self) -> int:
+        """Largest bulk message that the device takes; 0: no session."""
+        return self._session.peer.max_message if self._session else 0
+
     def room(self, stream: Stream = Stream.BULK) -> int:
         """How many messages can be queued now."""
         return QUEUE - len(self._session.queues[stream]) if self._session else 0
@@ -338,7 +343,7 @@ class Link:
         if self.state is State.OPENING:
             if now < self._open_ms:
                 return None
-            self._open_ms = now + min(INITIAL_RTO_MS * 2 ** min(self._open_tries, 2), MAX_RTO_MS)
+            self._open_ms = now + min(INITIAL_RTO_MS * (1 << min(self._open_tries, 2)), MAX_RTO_MS)
             self._open_tries += 1
             offer = Offer(
                 self._nonce,
@@ -431,7 +436,7 @@ class Link:
         rto = INITIAL_RTO_MS
         if session.srtt is not None:
             rto = session.srtt + max(4 * session.rttvar, 10.0) + ACK_DELAY_MS
-        return min(max(rto, MIN_RTO_MS) * 2**session.backoff, MAX_RTO_MS)
+        return min(max(rto, MIN_RTO_MS) * (1 << session.backoff), MAX_RTO_MS)
 
     @staticmethod
     def _patience(session: _Session) -> float:
@@ -597,11 +602,7 @@ class Link:
             message = _Incoming(frame.type, frame.length, bytearray(frame.length))
             waiting[frame.message] = message
             session.held += frame.length
-        if (
-            message.type != frame.type
-            or message.length != frame.length
-            or message.received + count > message.length
-        ):
+        if message.type != frame.type or message.length != frame.length or message.received + count > message.length:
             self.counters.bad += 1
             return False
         message.data[frame.offset : frame.offset + count] = frame.payload

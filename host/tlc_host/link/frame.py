@@ -129,7 +129,7 @@ class Offer:
         offer = cls(*_OPEN.unpack_from(payload))
         good = (
             offer.nonce != 0
-            and MIN_FRAGMENT <= offer.fragment
+            and offer.fragment >= MIN_FRAGMENT
             and 1 <= offer.window <= 32
             and 1 <= offer.unit <= 0x200000
             and offer.control <= offer.fragment
@@ -160,7 +160,8 @@ def encode(frame: Frame) -> bytes:
         )
         + frame.payload
     )
-    return cobs.encode(body + _CRC.pack(zlib.crc32(body))) + b"\0"
+    wire: bytes = cobs.encode(body + _CRC.pack(zlib.crc32(body)))
+    return wire + b"\0"
 
 
 def parse(wire: bytes) -> Frame | None:

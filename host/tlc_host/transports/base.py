@@ -47,7 +47,9 @@ async def open_transport(device: str, *, baud: int = 115200, connect_s: float = 
 
         match = re.fullmatch(r"tcp://(\[[^\]]+\]|[^:/]+):(\d{1,5})/?", device)
         if match is None or not 0 < int(match[2]) < 65536:
-            raise ConfigError("a TCP device is written tcp://HOST:PORT", where=device, remedy="e.g. tcp://127.0.0.1:7000")
+            raise ConfigError(
+                "a TCP device is written tcp://HOST:PORT", where=device, remedy="e.g. tcp://127.0.0.1:7000"
+            )
         return await open_tcp(match[1].strip("[]"), int(match[2]), connect_s=connect_s)
     serial = re.fullmatch(r"serial://(.+?)(?:\?baud=(\d+))?", device)
     if serial is not None or device.startswith("/dev/") or re.fullmatch(r"COM\d+", device):

@@ -71,10 +71,11 @@ class MemoryTransport:
             if said:
                 await asyncio.sleep(0)  # others, too, have something to do
                 return said
+            timer = asyncio.get_running_loop().call_later(self._idle, self._written.set)
             try:
-                await asyncio.wait_for(self._written.wait(), self._idle)
-            except TimeoutError:
-                pass
+                await self._written.wait()
+            finally:
+                timer.cancel()
         raise LinkError("the twin was closed", where=self._name)
 
     def write(self, data: bytes) -> None:

@@ -27,7 +27,9 @@ async def open_tcp(host: str, port: int, *, connect_s: float = 5.0) -> StreamTra
         ) from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise LinkError(f"cannot connect ({reason})", where=name, remedy="is the device running, and the port right?") from error
+        raise LinkError(
+            f"cannot connect ({reason})", where=name, remedy="is the device running, and the port right?"
+        ) from error
     connection = writer.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
