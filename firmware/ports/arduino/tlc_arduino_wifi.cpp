@@ -76,12 +76,13 @@ const char *join_problem() {
 } // namespace
 
 WifiLink::WifiLink(const WifiSettings &settings, Print *console)
-    : settings_(settings), console_(console), backoff_(settings.retry_base_ms, settings.retry_cap_ms) {}
+    : settings_(settings), console_(console), server_(settings.port),
+      backoff_(settings.retry_base_ms, settings.retry_cap_ms) {}
 
 const char *WifiLink::begin(uint32_t entropy) {
     backoff_.seed(entropy);
-    if (settings_.ssid[0] == '\0' || settings_.host[0] == '\0' || settings_.port == 0) {
-        return "include/tlc_secrets.h leaves TLC_WIFI_SSID, TLC_HOST or TLC_HOST_PORT empty";
+    if (settings_.ssid[0] == '\0' || settings_.port == 0) {
+        return "include/tlc_secrets.h leaves TLC_WIFI_SSID empty, or TLC_HOST_PORT 0";
     }
     wait_ = 0;
     enter(State::Away);
@@ -101,6 +102,8 @@ void WifiLink::poll() {
     case State::Joined:
         if (WiFi.status() != WL_CONNECTED) {
             retry(State::Away, "the network is lost");
+        } else if (listens()) {
+            accept();
         } else if (waited(wait_)) {
             connect();
         }
@@ -176,6 +179,15 @@ void WifiLink::wait_for_join() {
             console_->print("tlc: on the network as ");
             console_->println(WiFi.localIP());
         }
+        if (listens()) {
+            server_.begin();
+            if (console_ != nullptr) {
+                console_->print("tlc: waiting for the host: --device tcp://");
+                console_->print(WiFi.localIP());
+                console_->print(":");
+                console_->println(static_cast<unsigned>(settings_.port));
+            }
+        }
         wait_ = 0;
         enter(State::Joined);
     } else if (waited(settings_.join_timeout_ms)) {
@@ -201,15 +213,24 @@ void WifiLink::connect() {
         retry(State::Joined, "the host does not answer; is `tlc serve` running there, and its port open?");
         return;
     }
+    open();
+}
+
+void WifiLink::accept() {
+    client_ = server_.available();
+    if (client_.connected()) {
+        open();
+    }
+}
+
+void WifiLink::open() {
     client_.setNoDelay(true); // small messages, each waited for
     keep_alive(client_);
     stalling_ = false;
     enter(State::Open);
     if (console_ != nullptr) {
         console_->print("tlc: connected to ");
-        console_->print(settings_.host);
-        console_->print(":");
-        console_->println(static_cast<unsigned>(settings_.port));
+        console_->println(client_.remoteIP());
     }
 }
 
@@ -228,6 +249,14 @@ void WifiLink::drop(const char *why) {
 }
 
 void WifiLink::retry(State state, const char *why) {
+    if (listens() && state == State::Joined) {
+        enter(state); // it is the host that comes again
+        if (console_ != nullptr) {
+            console_->print("tlc: ");
+            console_->println(why);
+        }
+        return;
+    }
     wait_ = backoff_.next();
     enter(state);
     if (console_ != nullptr) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// tlc_arduino_wifi.hpp: the link over Wi-Fi: joins the network, connects to the host by TCP, and does both again, after
-// a growing and jittered wait, whenever one of them fails. Joining happens in the background; looking up a name and
-// connecting hold the loop for at most a few seconds (other tasks run meanwhile).
+// tlc_arduino_wifi.hpp: the link over Wi-Fi: joins the network and then either connects to the host by TCP or, where no
+// host is named, listens for it, one at a time. What fails is tried again after a growing and jittered wait. Joining
+// happens in the background; looking up a name and connecting hold the loop for at most a few seconds (other tasks run
+// meanwhile).
 #ifndef TLC_ARDUINO_WIFI_HPP
 #define TLC_ARDUINO_WIFI_HPP
 
@@ -23,8 +24,8 @@ struct WifiSettings {
     const char *ssid;
     const char *password; // "" for an open network
     int32_t channel;      // 0: search all; a known one joins in about a second
-    const char *host;     // name or IP
-    uint16_t port;
+    const char *host;     // name or IP; "": listen for the host
+    uint16_t port;        // the host's; ours, where we listen
     uint32_t join_timeout_ms = 20000;
     uint32_t connect_timeout_ms = 3000;
     uint32_t stall_timeout_ms = 10000; // the host takes no bytes for so long: it is gone
@@ -49,13 +50,16 @@ class WifiLink final : public Link {
     enum class State {
         Away,    // not on the network, waiting to join
         Joining, // the network has been asked
-        Joined,  // on the network, waiting to connect
+        Joined,  // on the network, waiting to connect, or listening
         Open,    // connected to the host
     };
 
     void join();
     void wait_for_join();
     void connect();
+    void accept();
+    void open();
+    bool listens() const { return settings_.host[0] == '\0'; }
     bool resolve(IPAddress &address);
     void watch();
     void drop(const char *why);
@@ -65,6 +69,7 @@ class WifiLink final : public Link {
 
     WifiSettings settings_;
     Print *console_;
+    WiFiServer server_;
     WiFiClient client_;
     Backoff backoff_;
     State state_ = State::Away;

@@ -2,16 +2,16 @@
 #ifndef TLC_SHIM_WIFI_CLIENT_H
 #define TLC_SHIM_WIFI_CLIENT_H
 
+#include <memory>
+
 #include "IPAddress.h"
 #include "Stream.h"
 
-// A TCP connection over a real socket.
+// A TCP connection over a real socket. Copies share it, as the real one's do.
 class WiFiClient final : public Stream {
   public:
     WiFiClient() = default;
-    ~WiFiClient() { stop(); }
-    WiFiClient(const WiFiClient &) = delete;
-    WiFiClient &operator=(const WiFiClient &) = delete;
+    explicit WiFiClient(int fd);
 
     int connect(IPAddress address, uint16_t port, int32_t timeout_ms);
     void stop();
@@ -24,9 +24,23 @@ class WiFiClient final : public Stream {
     size_t write(const uint8_t *bytes, size_t count) override;
     using Print::write;
     int setNoDelay(bool no_delay);
-    int fd() const { return fd_; }
+    int fd() const { return socket_ ? *socket_ : -1; }
+    IPAddress remoteIP() const;
 
   private:
+    std::shared_ptr<int> socket_; // closes it with the last copy
+};
+
+// Takes connections without waiting.
+class WiFiServer {
+  public:
+    explicit WiFiServer(uint16_t port) : port_(port) {}
+    void begin();
+    // The next connection that waits; one that is not connected where none does.
+    WiFiClient available();
+
+  private:
+    uint16_t port_;
     int fd_ = -1;
 };
 

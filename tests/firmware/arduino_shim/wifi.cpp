@@ -106,24 +106,29 @@ int WiFiClass::hostByName(const char *name, IPAddress &address) {
     return 1;
 }
 
+WiFiClient::WiFiClient(int fd)
+    : socket_(new int(fd), [](int *socket) {
+          close(*socket);
+          delete socket;
+      }) {}
+
 int WiFiClient::connect(IPAddress address, uint16_t port, int32_t timeout_ms) {
-    stop();
     sockaddr_in to = {};
     to.sin_family = AF_INET;
     to.sin_port = htons(port);
     to.sin_addr.s_addr = address;
-    fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    *this = WiFiClient(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     int error = 0;
-    if (::connect(fd_, reinterpret_cast<const sockaddr *>(&to), sizeof to) != 0) {
+    if (::connect(fd(), reinterpret_cast<const sockaddr *>(&to), sizeof to) != 0) {
         error = errno;
     }
     if (error == EINPROGRESS) {
-        pollfd wait = {fd_, POLLOUT, 0};
+        pollfd wait = {fd(), POLLOUT, 0};
         socklen_t size = sizeof error;
         if (::poll(&wait, 1, timeout_ms) <= 0) {
             error = ETIMEDOUT;
         } else {
-            getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &size);
+            getsockopt(fd(), SOL_SOCKET, SO_ERROR, &error, &size);
         }
     }
     shim::log("tcp_connect", error == 0 ? "ok" : strerror(error));
@@ -133,23 +138,15 @@ int WiFiClient::connect(IPAddress address, uint16_t port, int32_t timeout_ms) {
     }
     // Small, as lwIP's: a host that does not read is felt soon.
     const int window = 5744;
-    setsockopt(fd_, SOL_SOCKET, SO_SNDBUF, &window, sizeof window);
+    setsockopt(fd(), SOL_SOCKET, SO_SNDBUF, &window, sizeof window);
     return 1;
 }
 
-void WiFiClient::stop() {
-    if (fd_ >= 0) {
-        close(fd_);
-        fd_ = -1;
-    }
-}
+void WiFiClient::stop() { socket_.reset(); }
 
 uint8_t WiFiClient::connected() {
-    if (fd_ < 0) {
-        return 0;
-    }
     uint8_t byte;
-    const ssize_t count = recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    const ssize_t count = recv(fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
     if (count > 0 || (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))) {
         return 1;
     }
@@ -159,7 +156,7 @@ uint8_t WiFiClient::connected() {
 
 int WiFiClient::available() {
     int count = 0;
-    return fd_ >= 0 && ioctl(fd_, FIONREAD, &count) == 0 ? count : 0;
+    return ioctl(fd(), FIONREAD, &count) == 0 ? count : 0;
 }
 
 int WiFiClient::read() {
@@ -167,9 +164,7 @@ int WiFiClient::read() {
     return read(&byte, 1) == 1 ? byte : -1;
 }
 
-int WiFiClient::read(uint8_t *bytes, size_t count) {
-    return fd_ < 0 ? -1 : static_cast<int>(recv(fd_, bytes, count, MSG_DONTWAIT));
-}
+int WiFiClient::read(uint8_t *bytes, size_t count) { return static_cast<int>(recv(fd(), bytes, count, MSG_DONTWAIT)); }
 
 size_t WiFiClient::readBytes(char *bytes, size_t count) {
     const int have = read(reinterpret_cast<uint8_t *>(bytes), count);
@@ -179,12 +174,12 @@ size_t WiFiClient::readBytes(char *bytes, size_t count) {
 size_t WiFiClient::write(const uint8_t *bytes, size_t count) {
     // As the real one: waits for room, up to ten times a second.
     size_t done = 0;
-    for (int tries = 0; fd_ >= 0 && done < count && tries < 10;) {
-        const ssize_t sent = send(fd_, bytes + done, count - done, MSG_DONTWAIT);
+    for (int tries = 0; fd() >= 0 && done < count && tries < 10;) {
+        const ssize_t sent = send(fd(), bytes + done, count - done, MSG_DONTWAIT);
         if (sent > 0) {
             done += static_cast<size_t>(sent);
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-            pollfd wait = {fd_, POLLOUT, 0};
+            pollfd wait = {fd(), POLLOUT, 0};
             tries += ::poll(&wait, 1, 1000) == 0 ? 1 : 0;
         } else {
             stop();
@@ -195,7 +190,35 @@ size_t WiFiClient::write(const uint8_t *bytes, size_t count) {
 
 int WiFiClient::setNoDelay(bool no_delay) {
     const int on = no_delay ? 1 : 0;
-    return setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    return setsockopt(fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+IPAddress WiFiClient::remoteIP() const {
+    sockaddr_in peer = {};
+    socklen_t size = sizeof peer;
+    (void)getpeername(fd(), reinterpret_cast<sockaddr *>(&peer), &size);
+    return IPAddress(peer.sin_addr.s_addr);
+}
+
+void WiFiServer::begin() {
+    if (fd_ >= 0) {
+        return;
+    }
+    fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    sockaddr_in here = {};
+    here.sin_family = AF_INET;
+    here.sin_port = htons(port_);
+    here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int on = 1;
+    (void)setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    const bool listening =
+        bind(fd_, reinterpret_cast<const sockaddr *>(&here), sizeof here) == 0 && listen(fd_, 4) == 0;
+    shim::log("tcp_listen", listening ? "ok" : strerror(errno));
+}
+
+WiFiClient WiFiServer::available() {
+    const int connection = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    return connection < 0 ? WiFiClient() : WiFiClient(connection);
 }
 
 #endif
