@@ -55,24 +55,30 @@ class ServerModel:
             return [np.concatenate(column) for column in zip(*parts, strict=True)]
         return list(session.run(None, {name: real}))
 
-    def step(self, smashed: NDArray[np.int8], labels: NDArray[Any], learning_rate: float) -> StepResult:
-        """One SGD step on the mean softmax cross-entropy of a batch; the gradient is at the weights before it.
+    def gradient(self, smashed: NDArray[np.int8], labels: NDArray[Any]) -> StepResult:
+        """Loss and gradients of a batch's mean softmax cross-entropy at the weights as they are; :meth:`apply` steps.
+
+        May be called several times before a step: then the step is on the mean over all samples.
 
         Raises:
-            DataError: a label is out of range.
+            DataError: a label is out of range, or there is no host segment.
             UnsupportedOperator: the segment holds an operator that cannot be trained.
         """
+        if self._onnx is None:
+            raise DataError(
+                "the whole network is on the device: there is no host segment to train", remedy="compile with a --cut"
+            )
         if self._trainer is None:
-            if self._onnx is None:
-                raise DataError(
-                    "the whole network is on the device: there is no host segment to train", remedy="compile with a --cut"
-                )
             self._trainer = _Trainer(self._onnx)
-        real = self.bundle.outputs[0].quant.dequantize(smashed)
-        result = self._trainer.step(self.bundle.outputs[0].origin.to_file(real), labels, learning_rate)
+        edge = self.bundle.outputs[0]
+        result = self._trainer.gradient(edge.to_file(smashed), labels)
+        return StepResult(result.loss, result.correct, edge.origin.from_file(result.gradient, edge.shape))
+
+    def apply(self, learning_rate: float) -> None:
+        """One SGD step on the gradients since the last one."""
+        assert self._trainer is not None, "no gradient yet"
+        self._trainer.apply(learning_rate)
         self._session = None  # its weights are old now
-        gradient = self.bundle.outputs[0].origin.from_file(result.gradient, self.bundle.outputs[0].shape)
-        return StepResult(result.loss, result.correct, gradient)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """The trainable segment's weights by name; empty before the first step."""
@@ -102,9 +108,11 @@ class _Trainer:
         self.tf = tf
         self.module = GraphModule(canonicalize(read_onnx(onnx_bytes)))
         self.input = self.module.graph[self.module.graph.inputs[0]]
+        self.totals = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.module.trainable_variables]
+        self.samples = 0
         self._compiled = tf.function(self._gradients, reduce_retracing=True)
 
-    def step(self, real: Float, labels: NDArray[Any], learning_rate: float) -> StepResult:
+    def gradient(self, real: Float, labels: NDArray[Any]) -> StepResult:
         """``real`` and the gradient are in the file's layout."""
         tf = self.tf
         classes = self.module.graph[self.module.logits].shape[-1]
@@ -115,13 +123,19 @@ class _Trainer:
             )
         x = self.input.origin.from_file(real, self.input.shape) if self.input.origin else real
         loss, correct, gradients, at_cut = self._compiled(tf.constant(x), tf.constant(labels, tf.int64))
-        for variable, gradient in zip(self.module.trainable_variables, gradients, strict=True):
+        for total, gradient in zip(self.totals, gradients, strict=True):
             if gradient is not None:
-                variable.assign_sub(learning_rate * gradient)
+                total.assign_add(gradient * len(labels))
+        self.samples += len(labels)
         back = at_cut.numpy()
-        return StepResult(
-            float(loss), int(correct), self.input.origin.to_file(back) if self.input.origin else back
-        )
+        return StepResult(float(loss), int(correct), self.input.origin.to_file(back) if self.input.origin else back)
+
+    def apply(self, learning_rate: float) -> None:
+        """Plain SGD on the mean gradient."""
+        for variable, total in zip(self.module.trainable_variables, self.totals, strict=True):
+            variable.assign_sub(learning_rate / self.samples * total)
+            total.assign(self.tf.zeros_like(total))
+        self.samples = 0
 
     def _gradients(self, x: Any, labels: Any) -> Any:
         tf = self.tf

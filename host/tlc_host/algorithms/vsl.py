@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vanilla split learning: Gupta and Raskar, "Distributed learning of deep neural network over multiple agents"
+(JNCA 2018, arXiv 1810.06060); Vepakomma et al., arXiv 1812.00564, the simple configuration with labels on the server.
+
+Devices take turns. In a turn, for each batch:
+
+1. the device runs its part T on a sample and sends the smashed data z = T(x) with the label's place;
+2. the server runs its part L, takes the gradient of the loss, and returns g = dloss/dz;
+3. the device propagates g into its own gradient;
+4. after the batch both sides take an SGD step.
+
+Then T goes to the next device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc_host.server_model import ServerModel
+from tlc_host.session import Session
+
+__all__ = ["Progress", "Shard", "train"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The samples of one device: inputs as its integers (samples, ...), labels (samples,)."""
+
+    inputs: NDArray[np.int8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After each batch."""
+
+    round: int
+    device: int
+    step: int
+    loss: float
+    accuracy: float
+    samples: int
+
+
+async def train(
+    devices: Sequence[Session],
+    server: ServerModel,
+    shards: Sequence[Shard],
+    *,
+    rounds: int,
+    batches: int,
+    batch: int,
+    learning_rate: float,
+    seed: int = 0,
+) -> AsyncIterator[Progress]:
+    """Trains both parts; yields after each batch.
+
+    Args:
+        devices: in the order of their turns.
+        shards: each device's own samples.
+        rounds: how often every device has its turn.
+        batches: in a turn.
+        batch: samples in a step, drawn without replacement within a pass over the shard.
+        learning_rate: of both parts.
+        seed: of the draws and of the devices' stochastic rounding.
+    """
+    rng = np.random.default_rng(seed)
+    orders = [_Order(len(shard.labels), rng) for shard in shards]
+    step = devices[0].hello.step
+    for turn in range(rounds):
+        for number, (device, shard) in enumerate(zip(devices, shards, strict=True)):
+            if turn or number:
+                await device.set_params(carried)
+            for _ in range(batches):
+                step += 1
+                chosen = orders[number].take(batch)
+                loss, correct = await _batch(device, server, shard, chosen, step, learning_rate, seed)
+                yield Progress(turn, number, step, loss, correct / len(chosen), len(chosen))
+            carried = await device.get_params() if len(devices) > 1 else b""
+
+
+async def _batch(
+    device: Session,
+    server: ServerModel,
+    shard: Shard,
+    chosen: NDArray[Any],
+    step: int,
+    learning_rate: float,
+    seed: int,
+) -> tuple[float, int]:
+    """One optimizer step on both sides: mean loss, and how many were right."""
+    loss, correct = 0.0, 0
+    for place in chosen:
+        sent = await device.forward(shard.inputs[place], step=step, batch=step)
+        smashed = sent.outputs[0].reshape(1, *server.bundle.outputs[0].shape[1:])
+        result = server.gradient(smashed, shard.labels[place : place + 1])
+        quantized, scale = quantize_gradient(result.gradient)
+        await device.backward(sent, quantized, scale=scale, step=step)
+        loss += result.loss / len(chosen)
+        correct += result.correct
+    server.apply(learning_rate)
+    await device.step(step, learning_rate, seed)
+    return loss, correct
+
+
+def quantize_gradient(gradient: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
+    """A gradient as int8 with one scale: a quarter of its bytes on the link."""
+    scale = np.float32(np.abs(gradient).max() / 127.0)
+    if not scale > 0:
+        return np.zeros(gradient.size, np.int8), 1.0
+    return np.rint(gradient.ravel() / scale).astype(np.int8), float(scale)
+
+
+class _Order:
+    """Samples in a fresh random order, pass after pass."""
+
+    def __init__(self, count: int, rng: np.random.Generator) -> None:
+        self._count, self._rng = count, rng
+        self._left: NDArray[Any] = np.empty(0, np.int64)
+
+    def take(self, wanted: int) -> NDArray[Any]:
+        while len(self._left) < wanted:
+            self._left = np.concatenate([self._left, self._rng.permutation(self._count)])
+        taken, self._left = self._left[:wanted], self._left[wanted:]
+        return taken
+
+

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tlc run``: a file of inputs through device and host to a file of outputs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc import bundle as bundles
+from tlc.bundle import Bundle
+from tlc.data import InputSpec, load_arrays, samples_for
+from tlc.errors import DataError, OutputError
+from tlc_host.devices import open_device
+from tlc_host.server_model import ServerModel
+from tlc_host.session import Session
+
+__all__ = ["RunResult", "device_inputs", "infer_on_device", "run_file"]
+
+Int8 = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What ``tlc run`` tells."""
+
+    samples: int
+    output: Path
+    ticks: int
+    """Instructions of one inference on an emulator, cycles on silicon; 0 where nothing counts them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"samples": self.samples, "output": str(self.output), "ticks": self.ticks}
+
+
+async def run_file(
+    directory: Path,
+    device: str,
+    source: Path,
+    target: Path,
+    *,
+    raw: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> RunResult:
+    """Runs every sample of a file.
+
+    Args:
+        directory: the project that ``tlc compile`` wrote.
+        device: a name that :func:`tlc_host.devices.open_device` knows.
+        source: ``.npy`` or ``.npz``, leading axis = samples, in the model's own input layout.
+        target: ``.npy`` (the first output) or ``.npz`` (all, by name).
+        raw: int8 in, and int8 out: the device's outputs as they are, without the host segment.
+
+    Raises:
+        DataError: the file does not fit.
+        OutputError: the target cannot be written.
+    """
+    bundle = bundles.load(directory)
+    inputs = _raw_inputs(source, bundle) if raw else device_inputs(source, bundle)
+    _check_writable(target)
+    if device == "twin":  # without the link: the same C, many times faster
+        from tlc.twin import Twin
+
+        smashed, ticks = Twin(directory).forward(*inputs), 0
+    else:
+        async with open_device(directory, device) as session:
+            smashed, ticks = await infer_on_device(session, bundle, inputs, progress)
+    if raw:
+        names = [edge.file_name for edge in bundle.outputs]
+        results: list[NDArray[Any]] = [
+            edge.origin.to_file(out) for edge, out in zip(bundle.outputs, smashed, strict=True)
+        ]
+    elif bundle.split:
+        names, results = list(bundle.model_outputs), list(ServerModel(directory).infer(smashed[0]))
+    else:
+        names = list(bundle.model_outputs)
+        results = [edge.to_file(out) for edge, out in zip(bundle.outputs, smashed, strict=True)]
+    _write(target, names, results)
+    return RunResult(len(inputs[0]), target, ticks)
+
+
+def device_inputs(source: Path, bundle: Bundle, part: str = "test") -> list[Int8]:
+    """The device's integers for the samples of a file."""
+    samples = samples_for(source, [InputSpec(edge.file_name, edge.file_shape) for edge in bundle.inputs], part=part)
+    return [edge.to_device(samples.inputs[edge.file_name]) for edge in bundle.inputs]
+
+
+async def infer_on_device(
+    session: Session,
+    bundle: Bundle,
+    inputs: Sequence[Int8],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[list[Int8], int]:
+    """The device segment on every sample: outputs (samples, ...), and the ticks of the last pass."""
+    count, ticks = len(inputs[0]), 0
+    outputs = [np.empty((count, *edge.shape[1:]), np.int8) for edge in bundle.outputs]
+    for index in range(count):
+        reply = await session.infer([x[index] for x in inputs])
+        ticks = reply.ticks
+        for out, values in zip(outputs, reply.outputs, strict=True):
+            out[index] = values.reshape(out.shape[1:])
+        if progress:
+            progress("inferring", index + 1, count)
+    return outputs, ticks
+
+
+def _raw_inputs(source: Path, bundle: Bundle) -> list[Int8]:
+    arrays = load_arrays(source)
+    found = []
+    for edge in bundle.inputs:
+        key = edge.file_name if edge.file_name in arrays else "x" if len(bundle.inputs) == 1 and "x" in arrays else None
+        if key is None:
+            raise DataError(
+                f"has keys {', '.join(arrays)}, but the model's inputs are "
+                f"{', '.join(e.file_name for e in bundle.inputs)}",
+                where=str(source),
+                remedy="name one array after each input",
+            )
+        array = arrays[key]
+        if array.dtype != np.int8 or array.shape[1:] != edge.file_shape[1:]:
+            raise DataError(
+                f"is {array.dtype} {array.shape}, but --raw takes int8 (samples, "
+                f"{', '.join(map(str, edge.file_shape[1:]))}) for input '{edge.file_name}'",
+                where=f"{source}: array '{key}'",
+                remedy="quantize it with the bundle's scale and zero point, or leave --raw out",
+            )
+        found.append(edge.origin.from_file(array, edge.shape))
+    return found
+
+
+def _check_writable(target: Path) -> None:
+    if target.suffix not in (".npy", ".npz"):
+        raise OutputError("an output file ends in .npy or .npz", where=str(target), remedy="name it so")
+    if not target.parent.is_dir():
+        raise OutputError("its directory does not exist", where=str(target), remedy="create it first")
+
+
+def _write(target: Path, names: Sequence[str], results: Sequence[NDArray[Any]]) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=target.suffix, delete=False) as scratch:
+            if target.suffix == ".npy":
+                np.save(scratch, results[0])
+            else:
+                np.savez(scratch, **dict(zip(names, results, strict=True)))
+        os.replace(scratch.name, target)
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror})", where=str(target), remedy="choose another") from None
+
+
