@@ -8,6 +8,7 @@ with the order at the start, tells whether a transpose is needed at all, and whi
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def shortest(shape: Shape, moves: Sequence[Move], *, transpose_first: bool = Fal
 
 
 def _run(axis: Sequence[int]) -> bool:
-    return all(b == a + 1 for a, b in zip(axis, axis[1:], strict=False))
+    return all(b == a + 1 for a, b in itertools.pairwise(axis))
 
 
 def _permutation(first: list[list[int]], last: list[list[int]]) -> list[Move] | None:
@@ -179,7 +180,7 @@ def _transpose_then_reshape(first: list[list[int]], final: list[int], end: Shape
         return None
     where = {atom: index for index, atom in enumerate(final)}
     for axis in first:
-        if any(where[b] != where[a] + 1 for a, b in zip(axis, axis[1:], strict=False)):
+        if any(where[b] != where[a] + 1 for a, b in itertools.pairwise(axis)):
             return None
     units = [index for index, axis in enumerate(first) if not axis]
     others = sorted((index for index, axis in enumerate(first) if axis), key=lambda index: where[first[index][0]])

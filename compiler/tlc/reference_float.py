@@ -80,7 +80,7 @@ def _samples(graph: Graph, name: str, inputs: Mapping[str, NDArray[Any]]) -> int
     if shape[1:] != expected:
         text = "x".join(map(str, ("samples", *expected)))
         raise DataError(f"must be {text}, but is {'x'.join(map(str, shape))}", where=where)
-    return shape[0]
+    return int(shape[0])
 
 
 def _session_of(graph: Graph, tensors: Sequence[str]) -> Any:

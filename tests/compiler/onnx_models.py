@@ -35,7 +35,9 @@ class Builder:
     def constant(self, data: Any, name: str = "") -> str:
         array = np.asarray(data)
         name = name or f"c{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(array.astype(np.float32) if array.dtype == float else array, name))
+        self.initializers.append(
+            numpy_helper.from_array(array.astype(np.float32) if array.dtype == float else array, name)
+        )
         return name
 
     def random(self, *shape: int, scale: float = 1.0, name: str = "") -> str:
@@ -59,7 +61,9 @@ class Builder:
         r = self.rng
         parameters = [r.uniform(0.5, 2, channels), r.standard_normal(channels), r.standard_normal(channels)]
         parameters.append(r.uniform(0.3, 3, channels))
-        return self.node("BatchNormalization", [x, *(self.constant(p.astype(np.float32)) for p in parameters)], epsilon=1e-3)
+        return self.node(
+            "BatchNormalization", [x, *(self.constant(p.astype(np.float32)) for p in parameters)], epsilon=1e-3
+        )
 
     def model(self, *outputs: str) -> bytes:
         infos = [helper.make_tensor_value_info(name, FLOAT, None) for name in outputs]
@@ -74,7 +78,9 @@ def run_onnx(model: bytes, *inputs: Array) -> list[Array]:
     """A model of batch 1 on several samples, one by one."""
     runner = session(model)
     names = [value.name for value in runner.get_inputs()]
-    rows = [runner.run(None, {n: x[i : i + 1] for n, x in zip(names, inputs, strict=True)}) for i in range(len(inputs[0]))]
+    rows = [
+        runner.run(None, {n: x[i : i + 1] for n, x in zip(names, inputs, strict=True)}) for i in range(len(inputs[0]))
+    ]
     return [np.concatenate([row[k] for row in rows]) for k in range(len(rows[0]))]
 
 

@@ -163,7 +163,9 @@ def pools() -> Network:
     )
     b.node("Add", [b.node("GlobalMaxPool", [t]), b.node("GlobalMaxPool", [u])], "y")
     return Network(
-        b.model("y"), (1, 2, 11, 11), "pad average_pool2d max_pool2d pad average_pool2d max_pool2d max_pool2d add reshape"
+        b.model("y"),
+        (1, 2, 11, 11),
+        "pad average_pool2d max_pool2d pad average_pool2d max_pool2d max_pool2d add reshape",
     )
 
 

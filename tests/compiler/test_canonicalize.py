@@ -431,7 +431,9 @@ def test_integer_graphs_keep_their_arithmetic() -> None:
     graph.inputs = ["x"]
     attrs = attributes("reshape", shape=(1, 6))
     flat = emit(graph, "reshape", ["x"], attrs, name="flat", dtype="int8", quant=quant)
-    back = emit(graph, "reshape", [flat.name], attributes("reshape", shape=(1, 3, 2)), name="b", dtype="int8", quant=quant)
+    back = emit(
+        graph, "reshape", [flat.name], attributes("reshape", shape=(1, 3, 2)), name="b", dtype="int8", quant=quant
+    )
     relu = attributes("clamp", activation=Activation.RELU)
     first = emit(graph, "clamp", [back.name], relu, name="first", dtype="int8", quant=Quant.per_tensor(0.4, -5))
     second = emit(graph, "clamp", [first.name], relu, name="second", dtype="int8", quant=Quant.per_tensor(0.3, -9))

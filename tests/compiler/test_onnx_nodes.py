@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-
 from onnx_models import run_graph
+
 from tlc.frontends.onnx import read_onnx
 from tlc.passes.canonicalize import canonicalize
 

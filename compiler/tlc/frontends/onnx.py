@@ -50,7 +50,7 @@ def read_onnx(model: str | Path | bytes, shapes: Mapping[str, Shape] | None = No
     return _Reader(load_onnx(model, shapes), name).read()
 
 
-class _Opaque(Exception):  # noqa: N818: it is caught where it is raised for
+class _Opaque(Exception):
     """Why an operator stays opaque."""
 
 
@@ -213,9 +213,7 @@ class _Reader:
             return tensor.name
         if tensor.name in (*self.graph.inputs, *self.graph.outputs):
             shape = attributes("reshape", shape=tensor.shape)
-            return emit(
-                self.graph, "reshape", [tensor.name], shape, name=name, origin=_origin(name, tensor.shape)
-            ).name
+            return emit(self.graph, "reshape", [tensor.name], shape, name=name, origin=_origin(name, tensor.shape)).name
         tensor.origin = _origin(name, tensor.origin.shape)
         return tensor.name
 
@@ -258,9 +256,7 @@ class _Reader:
         plain = perm is None or list(perm) == sorted(perm)
         origin = Origin(name, shape, perm or tuple(range(len(shape))))
         label = f"{name}" if plain and shape == self._shape_of(op, inputs, attrs) else f"{name}_nhwc"
-        return emit(
-            self.graph, op, inputs, attrs, name=label, node_name=call.proto.name or name, origin=origin
-        ).name
+        return emit(self.graph, op, inputs, attrs, name=label, node_name=call.proto.name or name, origin=origin).name
 
     def _shape_of(self, op: str, inputs: list[str], attrs: Any) -> Shape:
         probe = Node("", op, inputs, [], attrs or attributes(op))
@@ -293,7 +289,9 @@ class _Reader:
         tensor = self.graph[name]
         perm = _to_last(len(tensor.shape))
         assert tensor.origin is not None
-        origin = Origin(tensor.origin.name, tensor.origin.shape, perm) if len(tensor.origin.shape) == len(perm) else None
+        origin = (
+            Origin(tensor.origin.name, tensor.origin.shape, perm) if len(tensor.origin.shape) == len(perm) else None
+        )
         return self.transpose(name, perm, origin, f"{name}_nhwc")
 
     def images(self, name: str) -> str:
@@ -504,9 +502,7 @@ class _Reader:
         image = self.images(x)
         if counted:
             around = ((0, 0), (pads[0], pads[2]), (pads[1], pads[3]), (0, 0))
-            image = emit(
-                self.graph, "pad", [image], attributes("pad", pads=around), name=f"{call.output}/padded"
-            ).name
+            image = emit(self.graph, "pad", [image], attributes("pad", pads=around), name=f"{call.output}/padded").name
             pads = (0, 0, 0, 0)
         pads = (pads[0], pads[1], pads[2] + extra[0], pads[3] + extra[1])
         op = "average_pool2d" if average else "max_pool2d"

@@ -49,7 +49,9 @@ def extract_host(
     """
     origin = graph[cut].origin
     if origin is None:
-        raise ModelError("is not a tensor of the model file", where=f"tensor '{cut}'", remedy="see tlc plan for every cut")
+        raise ModelError(
+            "is not a tensor of the model file", where=f"tensor '{cut}'", remedy="see tlc plan for every cut"
+        )
     proto = load_onnx(model, shapes)
     nodes = _following(proto.graph, origin.name)
     read = {name for node in nodes for name in captured(node)} | {value.name for value in proto.graph.output}

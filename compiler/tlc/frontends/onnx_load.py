@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import numpy_helper
 
 from tlc.errors import ModelError, UsageError, nearest

@@ -61,6 +61,7 @@ class Rewrite(Pass):
     """A pass that changes one place at a time, until there is none left."""
 
     def call(self, graph: Graph) -> Result:
+        """Rewrites a copy, and prunes what nothing reads any more."""
         result = graph.copy()
         count = 0
         while any(self.rewrite(result, node) for node in list(result.nodes)):
@@ -87,6 +88,8 @@ def check_graph(graph: Graph) -> str | None:
         if node.op in REGISTRY and node.op != "opaque":
             shape = REGISTRY[node.op].infer(graph, node)
             if shape != graph[node.output].shape:
-                return f"'{node.output}' has the shape {shape} that {node.op} gives, and it is {graph[node.output].shape}"
+                return (
+                    f"'{node.output}' has the shape {shape} that {node.op} gives, and it is {graph[node.output].shape}"
+                )
     lost = [name for name in graph.outputs if name not in known]
     return f"the output '{lost[0]}' is computed, and it is not" if lost else None

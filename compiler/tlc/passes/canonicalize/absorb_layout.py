@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from tlc.build import attributes, emit
-from tlc.graph import Graph, Node, Origin
+from tlc.graph import Graph, Node, Origin, Tensor
 from tlc.layout import Move, inverse, origin_after
 from tlc.passes.base import Rewrite
-from tlc.passes.canonicalize.edges import input_behind
+from tlc.passes.canonicalize.edges import inputs_behind
 
 
 class AbsorbLayout(Rewrite):
@@ -17,29 +17,19 @@ class AbsorbLayout(Rewrite):
     name = "absorb_layout"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Takes away a transpose at the edge."""
         if node.op != "transpose":
             return False
         return self._input(graph, node) or self._output(graph, node)
 
     @staticmethod
     def _input(graph: Graph, node: Node) -> bool:
-        name = input_behind(graph, node.inputs[0])
-        if name is None or any(reader.op == "opaque" for reader in graph.consumers(name)):
+        names = inputs_behind(graph, node.inputs[0])
+        if not names or any(reader.op == "opaque" for name in names for reader in graph.consumers(name)):
             return False
-        tensor = graph[name]
         perm = tuple(node.attrs.perm)
-        assert tensor.origin is not None
-        former = tensor.shape
-        tensor.shape = tuple(former[axis] for axis in perm)
-        tensor.origin = Origin(tensor.origin.name, tensor.origin.shape, perm)
-        (back,) = inverse(former, [Move("transpose", perm)])
-        readers = graph.consumers(tensor.name)
-        turned = emit(
-            graph, "transpose", [tensor.name], attributes("transpose", perm=back.value), name=f"{tensor.name}/file", at=0,
-            dtype=tensor.dtype, quant=tensor.quant,
-        )  # fmt: skip
-        for reader in readers:
-            reader.inputs = [turned.name if name == tensor.name else name for name in reader.inputs]
+        for name in names:
+            _turn(graph, graph[name], perm)
         return True
 
     @staticmethod
@@ -58,3 +48,18 @@ class AbsorbLayout(Rewrite):
         graph.nodes.remove(node)
         graph.replace_uses(output.name, source.name)
         return True
+
+
+def _turn(graph: Graph, tensor: Tensor, perm: tuple[int, ...]) -> None:
+    """Takes an input in another layout, and gives its readers the former one."""
+    assert tensor.origin is not None
+    former = tensor.shape
+    readers = graph.consumers(tensor.name)
+    tensor.shape = tuple(former[axis] for axis in perm)
+    tensor.origin = Origin(tensor.origin.name, tensor.origin.shape, perm)
+    (back,) = inverse(former, [Move("transpose", perm)])
+    attrs = attributes("transpose", perm=back.value)
+    kind, quant = tensor.dtype, tensor.quant
+    turned = emit(graph, "transpose", [tensor.name], attrs, name=f"{tensor.name}/file", at=0, dtype=kind, quant=quant)
+    for reader in readers:
+        reader.inputs = [turned.name if name == tensor.name else name for name in reader.inputs]

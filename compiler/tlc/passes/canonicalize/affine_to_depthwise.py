@@ -30,12 +30,16 @@ class AffineToDepthwise(Rewrite):
     name = "affine_to_depthwise"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Replaces the run of arithmetic that ends at a node."""
         if constant_operand(graph, node) is None or graph[node.output].dtype != "float32":
             return False
         following = only_reader(graph, node.output)
-        if node.attrs.activation is Activation.NONE and following is not None and constant_operand(graph, following) is not None:
-            if graph[following.output].shape == graph[node.output].shape:
-                return False  # the run goes on
+        if (
+            node.attrs.activation is Activation.NONE
+            and following is not None
+            and constant_operand(graph, following) is not None
+        ) and graph[following.output].shape == graph[node.output].shape:
+            return False  # the run goes on
         affine = affine_ending_at(graph, node.output, clamped=True)
         if affine is None:
             return False
@@ -82,4 +86,3 @@ class AffineToDepthwise(Rewrite):
             _, end = write_chain(graph, made.name, [Move("reshape", shape)], name=f"{output.name}/back", at=at + 1)
             at = end - 1
         set_output(graph, graph.nodes[at], output.name)
-

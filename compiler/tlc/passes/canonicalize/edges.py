@@ -12,7 +12,17 @@ from tlc.build import attributes, emit
 from tlc.graph import Graph, Node, Quant, Shape
 from tlc.layout import Move, is_identity
 
-__all__ = ["chain_to", "constant_operand", "input_behind", "is_move", "move_of", "only_reader", "replace_constant", "smallest", "write_chain"]
+__all__ = [
+    "chain_to",
+    "constant_operand",
+    "inputs_behind",
+    "is_move",
+    "move_of",
+    "only_reader",
+    "replace_constant",
+    "smallest",
+    "write_chain",
+]
 
 Array = NDArray[Any]
 
@@ -48,19 +58,27 @@ def replace_constant(graph: Graph, node: Node, index: int, data: Array, quant: Q
     node.inputs[index] = graph.constant(name, data, quant).name
 
 
-def input_behind(graph: Graph, name: str) -> str | None:
-    """The graph input from which a tensor comes by nothing but element-wise arithmetic and padding, if its layout is
-    still the file's: transposes may move up to there."""
-    while (node := graph.producer(name)) is not None:
+def inputs_behind(graph: Graph, name: str) -> list[str]:
+    """The graph inputs from which a tensor comes by nothing but element-wise arithmetic and padding, if their layout is
+    still the file's: transposes may move up to there. Empty where anything else stands between."""
+    found: list[str] = []
+    pending, seen = [name], {name}
+    while pending:
+        here = pending.pop()
+        node = graph.producer(here)
+        if node is None:
+            tensor = graph[here]
+            if tensor.origin is None or tensor.origin.shape != tensor.shape or not is_identity(tensor.origin.perm):
+                return []
+            found.append(here)
+            continue
         computed = graph.activations(node)
-        if node.op not in ("add", "clamp", "mul", "pad", "sub") or len(computed) != 1:
-            return None
-        if graph[computed[0]].shape != graph[name].shape and node.op != "pad":
-            return None
-        name = computed[0]
-    tensor = graph[name]
-    plain = tensor.origin is not None and tensor.origin.shape == tensor.shape and is_identity(tensor.origin.perm)
-    return name if plain and name in graph.inputs else None
+        same = all(graph[one].shape == graph[here].shape for one in computed)
+        if node.op not in ("add", "clamp", "mul", "pad", "sub") or not (same or node.op == "pad"):
+            return []
+        pending += [one for one in dict.fromkeys(computed) if one not in seen]
+        seen.update(computed)
+    return sorted(found)
 
 
 def write_chain(graph: Graph, source: str, moves: list[Move], *, name: str, at: int) -> tuple[str, int]:

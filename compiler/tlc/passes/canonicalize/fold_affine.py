@@ -76,6 +76,7 @@ class FoldAffineAfter(Rewrite):
     name = "fold_affine_after"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Folds the one that follows a layer."""
         if node.op not in LAYERS or node.attrs.activation is not Activation.NONE:
             return False
         weight = graph[node.inputs[1]]
@@ -115,6 +116,7 @@ class FoldAffineBefore(Rewrite):
     name = "fold_affine_before"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Folds those that precede a layer."""
         if node.op not in LAYERS or not graph[node.inputs[1]].is_constant:
             return False
         x = graph[node.inputs[0]]
@@ -136,7 +138,9 @@ class FoldAffineBefore(Rewrite):
         bias = graph.data(node.inputs[2]).astype(np.float64) if len(node.inputs) > 2 else None
         scale, offset = _columns(graph, node, factors), _columns(graph, node, terms)
         if terms.any():
-            sums = (data * offset).sum(axis=tuple(a for a in range(data.ndim) if a != _channel_axis(node.op, data.ndim)))
+            sums = (data * offset).sum(
+                axis=tuple(a for a in range(data.ndim) if a != _channel_axis(node.op, data.ndim))
+            )
             bias = sums if bias is None else bias + sums
         _set_weights(graph, node, data * scale, bias)
         if through and flatten is not None:
@@ -159,7 +163,11 @@ def _per_column(constant: NDArray[np.float64], before: Tensor, x: Tensor) -> NDA
         return np.broadcast_to(constant.ravel(), (x.shape[-1],)).copy()
     if constant.size > 1 and x.elements != x.shape[-1]:
         return None
-    full = np.broadcast_to(constant, before.shape) if constant.size > 1 else np.broadcast_to(constant.ravel(), before.shape)
+    full = (
+        np.broadcast_to(constant, before.shape)
+        if constant.size > 1
+        else np.broadcast_to(constant.ravel(), before.shape)
+    )
     return np.ascontiguousarray(full.ravel()[: x.shape[-1]])
 
 

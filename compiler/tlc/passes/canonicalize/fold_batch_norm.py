@@ -16,6 +16,7 @@ class FoldBatchNorm(Rewrite):
     name = "fold_batch_norm"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Replaces one batch normalization."""
         if node.op != "batch_norm":
             return False
         gamma, beta, mean, variance = (graph.data(name).astype(np.float64) for name in node.inputs[1:])

@@ -17,6 +17,7 @@ class FuseActivation(Rewrite):
     name = "fuse_activation"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Fuses the clamp that follows a node."""
         if node.op not in FUSING:
             return False
         clamp = only_reader(graph, node.output)

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from tlc.graph import Graph, Node, Shape
+from tlc.layout import Move
 from tlc.ops.base import Activation
 from tlc.passes.base import Rewrite
 from tlc.passes.canonicalize.edges import only_reader, write_chain
-from tlc.layout import Move
 
 NOT_NEGATIVE = (Activation.RELU, Activation.RELU6)
 
@@ -22,6 +22,7 @@ class FusePad(Rewrite):
     name = "fuse_pad"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Fuses the padding before a node."""
         if node.op not in ("conv2d", "depthwise_conv2d", "max_pool2d"):
             return False
         x = graph[node.inputs[0]]

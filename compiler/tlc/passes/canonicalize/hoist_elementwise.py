@@ -21,6 +21,7 @@ class HoistElementwise(Rewrite):
     name = "hoist_elementwise"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Moves one operator above the move that it reads."""
         if node.op == "clamp":
             return self._first_input(graph, node, node.attrs)
         if node.op in ("add", "sub", "mul"):
@@ -79,9 +80,7 @@ class HoistElementwise(Rewrite):
         return True
 
     @staticmethod
-    def _constant(
-        graph: Graph, other: Tensor, move: Move, source: Tensor, shape: Shape, moved: Shape
-    ) -> str | None:
+    def _constant(graph: Graph, other: Tensor, move: Move, source: Tensor, shape: Shape, moved: Shape) -> str | None:
         """The constant before the move, if it does not grow by that."""
         data = graph.data(other.name)
         if shape != moved:  # the constant makes the output larger
@@ -96,9 +95,7 @@ class HoistElementwise(Rewrite):
         return graph.constant(f"{other.name}/before", before, other.quant).name
 
     @staticmethod
-    def _activation(
-        graph: Graph, node: Node, other: Tensor, move: Move, source: Tensor, moved: Shape
-    ) -> str | None:
+    def _activation(graph: Graph, node: Node, other: Tensor, move: Move, source: Tensor, moved: Shape) -> str | None:
         """The other side before the move, where that is free: it comes from the same move, or a reshape does it."""
         partner = graph.producer(other.name)
         if partner is not None and is_move(partner) and move_of(partner) == move:

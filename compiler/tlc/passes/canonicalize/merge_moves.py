@@ -7,7 +7,7 @@ from tlc.build import set_output
 from tlc.graph import Graph, Node
 from tlc.layout import Move, shortest
 from tlc.passes.base import Rewrite
-from tlc.passes.canonicalize.edges import chain_to, input_behind, is_move, move_of, only_reader, write_chain
+from tlc.passes.canonicalize.edges import chain_to, inputs_behind, is_move, move_of, only_reader, write_chain
 
 
 class MergeMoves(Rewrite):
@@ -16,6 +16,7 @@ class MergeMoves(Rewrite):
     name = "merge_moves"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Shortens the chain that ends at a node."""
         if not is_move(node):
             return False
         readers = graph.consumers(node.output)
@@ -26,7 +27,7 @@ class MergeMoves(Rewrite):
         if quant is not None and not all(quant.same(graph[one.output].quant) for one in chain):
             return False  # an integer graph in which a move changes the meaning of the values
         moves = [move_of(one) for one in chain]
-        from_input = node.output not in graph.outputs and input_behind(graph, source) is not None
+        from_input = node.output not in graph.outputs and bool(inputs_behind(graph, source))
         best = shortest(graph[source].shape, moves, transpose_first=from_input)
         if best == moves or _cost(best) > _cost(moves):
             return False

@@ -17,6 +17,7 @@ class PermuteDense(Rewrite):
     name = "permute_dense"
 
     def rewrite(self, graph: Graph, node: Node) -> bool:
+        """Permutes the columns of one dense layer."""
         if node.op != "dense" or not graph[node.inputs[1]].is_constant:
             return False
         x = graph[node.inputs[0]]

@@ -13,6 +13,7 @@ class RestoreNames(Pass):
     name = "restore_names"
 
     def call(self, graph: Graph) -> Result:
+        """Renames every tensor at once."""
         result = graph.copy()
         wanted = {
             name: tensor.origin.name
