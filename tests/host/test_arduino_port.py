@@ -11,6 +11,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import time
 import tty
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ import jinja2
 import numpy as np
 import pytest
 
-from tlc import boards
+from tlc import boards, toolchain
 from tlc_host.link import Link, Message, State, Stream
 
 SHIM = arduino_host.SHIM
@@ -60,13 +61,12 @@ def project(out: Path, board_id: str, transport: str, *, arena_bytes: int = 2048
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    tensor = {"elements": ELEMENTS}
+    values = 4 * ELEMENTS if arena_bytes < 4 * ELEMENTS else 0
+    promise = SimpleNamespace(arena_bytes=arena_bytes, state_bytes=0, values_bytes=values, link_bytes=2000)
     context = {
         "board": board,
         "transport": transport,
-        "program": SimpleNamespace(arena_bytes=arena_bytes, state_bytes=0),
-        "inputs": [tensor],
-        "outputs": [tensor],
+        "bundle": SimpleNamespace(split=False, certificate=promise),
         "model_name": "plus_one",
         "model_file": "none",
         "model_hash": "0" * 64,
@@ -78,6 +78,7 @@ def project(out: Path, board_id: str, transport: str, *, arena_bytes: int = 2048
     }
     for name, template in {
         "src/main.cpp": "arduino_main.cpp.jinja",
+        "include/tlc_config.h": "tlc_config.h.jinja",
         "platformio.ini": "platformio_arduino.ini.jinja",
     }.items():
         (directory / name).write_text(env.get_template(template).render(context))
@@ -265,7 +266,7 @@ def test_serial_line_serves_one_host_after_another(out: Path, tmp_path: Path, bo
         for host in range(2):
             with serial_wire(board) as wire:
                 hello = wire.greet()
-                assert hello.payload[88:] == b"shim"
+                assert hello.payload[88:] == board_id.encode()
                 assert hello.payload[18] == (4 if board_id == "esp32" else 1), "reset reason: watchdog; power on"
                 assert hello.payload[56:60] == bytes([1, 2, 3, 4])
                 for request in range(1, 4):
@@ -482,7 +483,7 @@ def test_wifi_host_that_takes_nothing_is_left(out: Path, tmp_path: Path) -> None
 def test_arena_from_the_heap_or_a_clear_word(out: Path, tmp_path: Path) -> None:
     """A 120,000-byte arena is too large for the ESP32's static RAM, and not for its heap."""
     directory = project(out, "esp32", "uart", arena_bytes=120_000)
-    assert "#define TLC_ARENA_ON_HEAP 1" in (directory / "src" / "main.cpp").read_text()
+    assert "#define TLC_ARENA_ON_HEAP 1 " in (directory / "include" / "tlc_config.h").read_text()
     program = arduino_host.build(directory, out=out, flags=["-DTLC_MODEL_ARENA_BYTES=120000u"])
     with running(program, tmp_path / "enough", serial=True, heap=130_000) as board, serial_wire(board) as wire:
         wire.greet()
@@ -498,15 +499,20 @@ def test_arena_from_the_heap_or_a_clear_word(out: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("old", "new", "words"),
     [
-        (["-DTLC_UART_RX_BUFFER=1024"], "TLC_UART_RX_BUFFER does not hold TLC_LINK_PEER_WINDOW frames"),
-        (["-DTLC_TRANSPORT_WIFI=1"], "define one of TLC_TRANSPORT_UART and TLC_TRANSPORT_WIFI"),
+        ("RX_BUFFER 4096", "RX_BUFFER 1024", "TLC_UART_RX_BUFFER does not hold TLC_LINK_PEER_WINDOW frames"),
+        ("TLC_TRANSPORT_UART", "TLC_TRANSPORT_SMOKE", "define one of TLC_TRANSPORT_UART and TLC_TRANSPORT_WIFI"),
     ],
 )
-def test_settings_that_cannot_work_do_not_compile(out: Path, flags: list[str], words: str) -> None:
+def test_settings_that_cannot_work_do_not_compile(out: Path, tmp_path: Path, old: str, new: str, words: str) -> None:
+    here = tmp_path / "project"
+    shutil.copytree(project(out, "esp32", "uart"), here)
+    config = here / "include" / "tlc_config.h"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
     with pytest.raises(AssertionError, match=words):
-        arduino_host.build(project(out, "esp32", "uart"), out=out, flags=flags)
+        arduino_host.build(here, out=out)
 
 
 def test_missing_secrets_name_the_remedy(out: Path) -> None:
@@ -539,3 +545,50 @@ def test_generated_project_builds_every_file_of_the_port(out: Path) -> None:
         named |= set(re.findall(r"arduino/(\w+\.cpp)", environment.get("build_src_filter", "")))
         left = {path.name for path in PORT.glob("*.cpp")} - named
         assert left == (set() if transport == "wifi" else {"tlc_arduino_wifi.cpp"})
+
+
+@pytest.mark.parametrize("transport", ["uart", "wifi"])
+def test_platformio_finds_every_part(out: Path, tmp_path: Path, transport: str) -> None:
+    """PlatformIO itself builds the project, with the shim as the core and its Wi-Fi as the core's library."""
+    native = boards.load("native")
+    here = tmp_path / "project"
+    shutil.copytree(project(out, "esp32", transport), here)
+    shutil.copytree(arduino_host.FIRMWARE, here / "lib" / "tlc")
+    manifest = {"name": "tlc_model", "version": "1.0.0", "build": {"includeDir": "include", "srcDir": "src"}}
+    (here / "lib" / "tlc_model" / "library.json").write_text(json.dumps(manifest))
+    core, wifi = here / "core", here / "libraries" / "WiFi"
+    shutil.copytree(SHIM, core, ignore=shutil.ignore_patterns("WiFi*", "wifi.cpp", "plus_one", "programs"))
+    (wifi / "src").mkdir(parents=True)
+    (wifi / "library.json").write_text(json.dumps({"name": "WiFi", "version": "2.0.0"}))
+    for name in ("WiFi.h", "WiFiClient.h", "wifi.cpp"):
+        shutil.copy(SHIM / name, wifi / "src")
+    for source in core.glob("*.cpp"):
+        source.rename(here / "src" / source.name)
+    if transport == "wifi":
+        shutil.copy(secrets(tmp_path, 7777) / "tlc_secrets.h", here / "include")
+    for name, text in native.project_files().items():
+        if name.startswith("boards/"):
+            (here / name).parent.mkdir(exist_ok=True)
+            (here / name).write_text(text)
+    ini = (here / "platformio.ini").read_text()
+    for old, new in {
+        "platform = espressif32@6.13.0": "platform = tlc",
+        "board = esp32dev": f"board = {native.platformio.board}",
+        "framework = arduino": f"lib_extra_dirs = {here / 'libraries'}",
+        "build_flags =": "build_flags =\n    -DARDUINO_ARCH_ESP32 -DARDUINO=10819 -D_GNU_SOURCE -Icore -lstdc++ -lpthread",
+    }.items():
+        assert old in ini
+        ini = ini.replace(old, new)
+    (here / "platformio.ini").write_text(ini)
+    cores = toolchain.prepare_platformio(out / "platformio")
+    done = subprocess.run(
+        [sys.executable, "-m", "platformio", "run", "-d", here],
+        env=toolchain.platformio_environment(cores),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((here / ".pio").rglob("firmware.elf"))
+    if transport == "wifi":
+        assert list((here / ".pio").rglob("WiFi/wifi.o")), "the core's library, found by itself"
