@@ -18,8 +18,12 @@ from tlc.errors import TlcError
 if TYPE_CHECKING:
     from tlc.cost import Estimate
     from tlc.pipeline import Compiled, Progress
+    from tlc_host.bench import BenchResult
+    from tlc.size import SizeReport
 
 Command = Callable[..., Any]
+
+DEVICES = "twin, native, emulator, /dev/tty..., or tcp://HOST:PORT."
 
 
 class Shape(click.ParamType):
@@ -162,6 +166,113 @@ def plan_command(
         show_plan(rows)
 
 
+@cli.command("size")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@common
+def size_command(directory: Path, as_json: bool) -> None:
+    """Set the memory that DIR's bundle promises against its linked firmware; fail where the firmware takes more."""
+    from tlc.size import measure, require
+
+    report = measure(directory)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        show_size(report)
+    require(report)
+
+
+@cli.command("run")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--device", default="twin", show_default=True, help=DEVICES)
+@click.option("--input", "source", required=True, type=click.Path(path_type=Path), help="Samples: .npy or .npz.")
+@click.option("--output", "target", required=True, type=click.Path(path_type=Path), help="Results: .npy or .npz.")
+@click.option("--raw", is_flag=True, help="int8 in and out: the device's own, without the host segment.")
+@common
+def run_command(directory: Path, device: str, source: Path, target: Path, raw: bool, as_json: bool) -> None:
+    """Run a file of samples through the device and the host.
+
+    The leading axis is the samples, the rest the model's own input layout; floats in and out.
+    """
+    import asyncio
+
+    from tlc_host.run import run_file
+
+    with progress(as_json) as say:
+        result = asyncio.run(run_file(directory, device, source, target, raw=raw, progress=say))
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+    else:
+        counted = f", {result.ticks:,} ticks each" if result.ticks else ""
+        click.echo(f"{result.samples:,} samples on {device}{counted}: {result.output}")
+
+
+@cli.command("serve")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--device", "devices", multiple=True, default=("twin",), help=DEVICES + " May be repeated.")
+@click.option("--train", "data", type=click.Path(path_type=Path), help="Labelled samples to train on first (.npz).")
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device.")
+@click.option("--batches", type=click.IntRange(1), default=100, show_default=True, help="Optimizer steps in a turn.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Samples in a step.")
+@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of both halves.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws and the device's rounding.")
+@click.option("--once", is_flag=True, help="End when the training is done, instead of serving on.")
+@common
+def serve_command(
+    directory: Path,
+    devices: tuple[str, ...],
+    data: Path | None,
+    rounds: int,
+    batches: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    once: bool,
+    as_json: bool,
+) -> None:
+    """Serve devices: answer their samples with the network's output, and train with them by split learning.
+
+    Ends cleanly with Ctrl-C.
+    """
+    import asyncio
+
+    from tlc_host.serve import Training, serve
+
+    training = Training(data, rounds, batches, batch, lr, seed) if data else None
+    history: list[dict[str, Any]] = []
+
+    def on_batch(done: Any) -> None:
+        row = {"step": done.step, "device": done.device, "loss": done.loss, "accuracy": done.accuracy}
+        history.append(row)
+        if not as_json:
+            click.echo(f"step {done.step:5}  device {done.device}  loss {done.loss:.4f}  accuracy {done.accuracy:.0%}")
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    asyncio.run(serve(directory, devices, training=training, say=say, on_batch=on_batch, once=once))
+    if as_json:
+        click.echo(json.dumps({"devices": list(devices), "steps": history}))
+
+
+@cli.command("bench")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--layers", is_flag=True, help="Each layer by itself.")
+@common
+def bench_command(directory: Path, layers: bool, as_json: bool) -> None:
+    """Count instructions, stack, RAM and flash of DIR's firmware on its emulated board. Exactly repeatable."""
+    import asyncio
+
+    from tlc_host.bench import bench
+
+    with progress(as_json) as say:
+        say("building and running", 0, 1)
+        result = asyncio.run(bench(directory))
+    if as_json:
+        click.echo(json.dumps(result.to_json(layers=layers)))
+    else:
+        show_bench(result, layers)
+
+
 @cli.command("boards")
 @common
 def boards_command(as_json: bool) -> None:
@@ -232,6 +343,53 @@ def show_plan(rows: list[Estimate]) -> None:
             for row in rows
         ],
     )
+
+
+def show_size(report: SizeReport) -> None:
+    """The table of ``tlc size``."""
+    table(
+        f"{report.elf.name} on {report.board}",
+        ["memory", "what", "promise", "ELF", "spare", ""],
+        [
+            [
+                row.memory,
+                row.what,
+                "" if row.promise is None else f"{row.promise:,}",
+                "?" if row.elf is None else f"{row.elf:,}",
+                "" if row.promise is None or row.elf is None else f"{row.promise - row.elf:,}",
+                "" if row.promise is None else "not known" if row.elf is None else "ok" if row.fits else "exceeds",
+            ]
+            for row in report.rows
+        ],
+    )
+    if report.stack.bytes is None:
+        click.echo(f"stack: no bound is known: {report.stack.reason}")
+    else:
+        path = " > ".join(f"{name} {frame}" for name, frame in report.stack.path)
+        click.echo(f"stack: at most {report.stack.bytes:,} bytes: {path}")
+
+
+def show_bench(result: BenchResult, layers: bool) -> None:
+    """The table of ``tlc bench``."""
+    figures = result.to_json()
+    if layers:
+        total = max(1, sum(layer.instructions for layer in result.layers))
+        rows = [[layer.name, f"{layer.instructions:,}", f"{layer.instructions / total:.1%}"] for layer in result.layers]
+        table("layers", ["layer", "instructions", "share"], rows)
+    rows = [
+        ["instructions per inference", f"{result.instructions:,}", f"{figures['instructions_per_mac']:.2f} per MAC"],
+    ]
+    if result.training:
+        rows += [
+            ["... of a backward pass", f"{result.training.backward:,}", ""],
+            ["... of an optimizer step", f"{result.training.update:,}", ""],
+        ]
+    rows += [
+        ["flash", f"{figures['flash_bytes']:,} B", f"code {figures['code_bytes']:,}, weights {figures['weight_bytes']:,}"],
+        ["RAM", f"{figures['ram_bytes']:,} B", f"arena {figures['arena_bytes']:,}"],
+        ["stack, deepest seen", f"{figures['stack_bytes']:,} B", ""],
+    ]
+    table(f"{result.bundle.name} on {result.bundle.board}", ["", "", ""], rows)
 
 
 def share(used: int, there: int) -> str:

@@ -80,9 +80,17 @@ class ServerModel:
         self._trainer.apply(learning_rate)
         self._session = None  # its weights are old now
 
-    def weights(self) -> dict[str, NDArray[Any]]:
-        """The trainable segment's weights by name; empty before the first step."""
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """The trained weights by name; empty where training has not begun."""
         return self._trainer.module.arrays() if self._trainer else {}
+
+    def restore(self, snapshot: dict[str, NDArray[Any]]) -> None:
+        """Back to a snapshot; gradients since the last step are forgotten."""
+        self._session = None
+        if not snapshot:
+            self._trainer = None
+        elif self._trainer:
+            self._trainer.restore(snapshot)
 
     def _runtime(self) -> Any:
         if self._session is None:
@@ -134,6 +142,13 @@ class _Trainer:
         """Plain SGD on the mean gradient."""
         for variable, total in zip(self.module.trainable_variables, self.totals, strict=True):
             variable.assign_sub(learning_rate / self.samples * total)
+            total.assign(self.tf.zeros_like(total))
+        self.samples = 0
+
+    def restore(self, snapshot: dict[str, NDArray[Any]]) -> None:
+        """Sets the weights, and clears the gradients."""
+        self.module.load(snapshot)
+        for total in self.totals:
             total.assign(self.tf.zeros_like(total))
         self.samples = 0
 

@@ -14,6 +14,7 @@ Then T goes to the next device.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlc.errors import DeviceReset
 from tlc_host.server_model import ServerModel
 from tlc_host.session import Session
 
 __all__ = ["Progress", "Shard", "train"]
+
+
+KEEP = 8
+"""Batches after which both sides' learned tensors are kept, to go back to after a device's reset."""
 
 
 @dataclass(frozen=True)
@@ -71,17 +77,46 @@ async def train(
     """
     rng = np.random.default_rng(seed)
     orders = [_Order(len(shard.labels), rng) for shard in shards]
-    step = devices[0].hello.step
+    step = devices[0].hello.last_step
+    learned = b""
     for turn in range(rounds):
         for number, (device, shard) in enumerate(zip(devices, shards, strict=True)):
-            if turn or number:
-                await device.set_params(carried)
-            for _ in range(batches):
-                step += 1
-                chosen = orders[number].take(batch)
-                loss, correct = await _batch(device, server, shard, chosen, step, learning_rate, seed)
-                yield Progress(turn, number, step, loss, correct / len(chosen), len(chosen))
-            carried = await device.get_params() if len(devices) > 1 else b""
+            if learned:
+                await device.set_params(learned)
+            plan = [orders[number].take(batch) for _ in range(batches)]
+            async for done in _turn(device, server, shard, plan, step, learning_rate, seed):
+                yield dataclasses.replace(done, round=turn, device=number)
+            step += batches
+            learned = await device.get_params() if len(devices) > 1 else b""
+
+
+async def _turn(
+    device: Session,
+    server: ServerModel,
+    shard: Shard,
+    plan: Sequence[NDArray[Any]],
+    step: int,
+    learning_rate: float,
+    seed: int,
+) -> AsyncIterator[Progress]:
+    """One device's turn. Where the device resets, both sides go back to where they last agreed and the batches since
+    are done again, so that the trajectory is the undisturbed one."""
+    done = kept = 0
+    learned, weights = await device.get_params(), server.snapshot()
+    while done < len(plan):
+        if done - kept == KEEP:
+            kept, learned, weights = done, await device.get_params(), server.snapshot()
+        try:
+            number = step + done + 1
+            loss, correct = await _batch(device, server, shard, plan[done], number, learning_rate, seed)
+        except DeviceReset:
+            await device.greet()
+            await device.set_params(learned)
+            server.restore(weights)
+            done = kept
+            continue
+        done += 1
+        yield Progress(0, 0, number, loss, correct / len(plan[done - 1]), len(plan[done - 1]))
 
 
 async def _batch(
