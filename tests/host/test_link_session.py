@@ -127,7 +127,7 @@ def test_gradient_of_another_pass_is_refused(twin: SmallTwin) -> None:
                 await session.forward(np.zeros(N + 1, np.int8))
             with pytest.raises(ProtocolError, match="int8"):
                 await session.forward(np.zeros(N, np.float32))  # type: ignore[arg-type]
-            with pytest.raises(ProtocolError, match="1 to .* bytes"):
+            with pytest.raises(ProtocolError, match=r"1 to \d+ bytes"):
                 await session.forward(np.zeros(100_000, np.int8))
             with pytest.raises(ProtocolError, match="have 100 bytes, not 3"):
                 await session.set_params(b"abc")
