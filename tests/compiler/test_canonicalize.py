@@ -248,7 +248,7 @@ def test_chains_of_moves_get_short() -> None:
 def test_a_shared_transpose_is_not_doubled() -> None:
     s = Sketch(1, 4, 5, 3)
     t = s("transpose", s("clamp", "x", activation=Activation.RELU), perm=(0, 3, 1, 2))
-    u = s("reshape", t, shape=(1, 12, 5))
+    u = s("reshape", t, shape=(1, 3, 20))
     graph = s.returns(s("mul", t, t), u)
     assert operators(applied(MergeMoves(), graph)).count("transpose") == 1
 
@@ -288,6 +288,13 @@ def test_operators_that_transposes_pass(keep: bool) -> None:
     t = s("mean", t, axes=(1,), keep_dims=keep)
     graph = applied(HoistElementwise(), s.returns(t))
     assert operators(graph) == ["dense", "softmax", "pad", "mean", "transpose"]
+
+
+def test_means_that_drop_axes_of_a_transpose() -> None:
+    s = Sketch(1, 2, 3, 4, 5)
+    t = s("mean", s("transpose", "x", perm=(0, 2, 3, 1, 4)), axes=(4,), keep_dims=False)
+    graph = applied(HoistElementwise(), s.returns(t))
+    assert operators(graph) == ["mean", "transpose"]
 
 
 def test_a_transpose_before_a_flatten_goes_into_the_weights() -> None:

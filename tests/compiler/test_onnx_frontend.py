@@ -72,7 +72,6 @@ def test_convolutions(case: dict[str, object], bias: bool) -> None:
 def test_opsets(opset: int) -> None:
     """What was an attribute in old opsets is an input in newer ones."""
     b = Builder((1, 3, 8, 6), opset=opset)
-    inputs = opset >= 13
 
     def axes(op: str, x: str, values: list[int], since: int = 13, **attributes: int) -> str:
         if opset >= since:
@@ -89,8 +88,8 @@ def test_opsets(opset: int) -> None:
     t = b.node("Dropout", [t])
     t = axes("ReduceMean", t, [2], since=18, keepdims=1)
     t = axes("Squeeze", t, [2])
+    t = b.node("Softmax", [t])  # over the last axis, and before 13 over all axes but the batch
     t = axes("Unsqueeze", t, [3])
-    t = b.node("Softmax", [t], axis=2 if inputs else 1)
     b.node("Flatten", [b.node("Identity", [t])], "y")
     same_as_onnxruntime(b.model("y"), (1, 3, 8, 6))
 
@@ -281,6 +280,13 @@ def test_weights_that_are_not_finite(value: float) -> None:
     weights[1, 2] = value
     b.node("Gemm", ["x", b.constant(weights, "w")], "y")
     with pytest.raises(ModelError, match=r"'w'.*finite"):
+        read_onnx(b.model("y"))
+
+
+def test_weights_of_the_host_that_are_nan() -> None:
+    b = Builder((1, 4))
+    b.node("PRelu", ["x", b.constant(np.full(4, np.nan, np.float32), "slope")], "y")
+    with pytest.raises(ModelError, match="'slope'.*NaN"):
         read_onnx(b.model("y"))
 
 

@@ -31,9 +31,11 @@ class MergeMoves(Rewrite):
         best = shortest(graph[source].shape, moves, transpose_first=from_input)
         if best == moves or _cost(best) > _cost(moves):
             return False
-        alone = all(only_reader(graph, one.output) is not None for one in chain[:-1])
-        if not alone and _cost(best)[0] and len(chain) > 1:
-            return False  # the shared part stays anyway: another transpose would come on top
+        own = list(chain)  # what only this chain needs, and would go
+        while len(own) > 1 and any(only_reader(graph, one.output) is None for one in own[:-1]):
+            own = own[1:]
+        if _cost(best)[0] > _cost([move_of(one) for one in own])[0]:
+            return False
         if not best:
             return self._drop(graph, node, source)
         at = graph.nodes.index(node)
