@@ -88,15 +88,20 @@ class Certificate(_Model):
     table_bytes: int
     """Requantization tables and constants in flash."""
     code_budget: int
-    """Flash for our code, the port's and the SDK's: a budget."""
+    """Flash for the model's code, the runtime's, the port's and the application's: a budget."""
+    sdk_flash_budget: int
+    """Flash of the SDK, libc and libgcc: a budget."""
     flash_bytes: int
     arena_bytes: int
     state_bytes: int
+    values_bytes: int
+    """Floats of the application's hooks, where the arena has no room for them."""
     link_bytes: int
+    """The device's own state, the link's windows and buffers, a counter a layer."""
     stack_bytes: int
-    """The bound on our own stack."""
+    """What the stack may take; ``tlc size`` proves that it does not take more."""
     sdk_ram_budget: int
-    """RAM of the SDK: a budget."""
+    """RAM of the SDK and the port: a budget."""
     ram_bytes: int
 
 

@@ -18,8 +18,8 @@ from tlc.errors import TlcError
 if TYPE_CHECKING:
     from tlc.cost import Estimate
     from tlc.pipeline import Compiled, Progress
-    from tlc_host.bench import BenchResult
     from tlc.size import SizeReport
+    from tlc_host.bench import BenchResult
 
 Command = Callable[..., Any]
 

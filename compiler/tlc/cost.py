@@ -20,10 +20,21 @@ LINK_OVERHEAD = 48
 """Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
 
 
-DEVICE_BYTES = 1280
-LINK_SLOT = 24
-LINK_FRAME = 64
-"""Bounds on ``tlc_device_t``, a slot of the link's window and a frame's overhead, on 32-bit targets."""
+DEVICE_BYTES = {4: 1096, 8: 1288}
+"""``sizeof(tlc_device_t)`` by the size of a pointer; the generated main.c does not compile where it is more."""
+
+LINK_SLOT = 20
+LINK_HEADER = 28
+LINK_CHECKSUM = 4
+"""``sizeof(tlc_link_slot_t)`` and a frame's overhead: firmware/include/tlc/link.h."""
+
+WIDE_CODE = 20
+"""What a ``tlc_huffman_t`` takes more where pointers have 8 bytes."""
+
+CALL_CODE = 96
+CALL_CONSTANTS = 16
+MODEL_CODE = 512
+"""Budget: instructions and fixed constants of one generated call, and of what a model has once."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +105,35 @@ def link_message_bytes(graph: Graph) -> int:
 
 
 def link_ram_bytes(program: Program, board: Board) -> int:
-    """The link's windows and buffers, the device's own state, and a counter a layer; asserted in the generated main."""
+    """``tlc_device_t``, the link's windows and buffers, and a counter a layer: exactly what the generated main.c has."""
     link = board.link
-    slots = link.window * LINK_SLOT + 2 * (link.fragment + LINK_FRAME)
-    return align(DEVICE_BYTES + slots + 4 * len(program.forward))
+    received = align(LINK_HEADER + link.fragment + LINK_CHECKSUM, 4)
+    plain = LINK_HEADER + link.fragment + LINK_CHECKSUM
+    sent = plain + plain // 254 + 2 + 8  # COBS, and both delimiters with room for the checksum
+    layers = sum(step.call is not None for step in program.forward)
+    return DEVICE_BYTES[_pointer_bytes(board)] + align(link.window * LINK_SLOT + received + sent, 4) + 4 * layers
+
+
+def _pointer_bytes(board: Board) -> int:
+    return 8 if board.cpu.isa == "host" else 4
+
+
+def values_bytes(program: Program) -> int:
+    """Floats of the application's hooks: all inputs, or the result; 0 where the arena has room for them."""
+    graph = program.graph
+    inputs = sum(graph[name].elements for name in graph.inputs)
+    size = 4 * max(inputs, graph[graph.outputs[0]].elements)
+    return size if size > program.arena_bytes or len(graph.inputs) > 1 else 0
+
+
+def model_code_bytes(program: Program) -> int:
+    """A budget for the generated tlc_model.c: calls, what they are told, names."""
+    steps = [(step, step.call) for step in [*program.forward, *program.backward] if step.call is not None]
+    calls = sum(4 * len(call.fields) + CALL_CODE + CALL_CONSTANTS for _, call in steps)
+    names = sum(len(step.node.op) + len(step.node.name) + 8 for step, _ in steps)
+    edges = sum(len(name) + 48 for name in [*program.graph.inputs, *program.graph.outputs])
+    learned = sum(len(tensor.tensor) + 3 * CALL_CODE for tensor in program.learned)
+    return align(MODEL_CODE + calls + names + edges + learned, 4)
 
 
 def certificate(program: Program, board: Board, packing: Packing) -> Certificate:
@@ -105,22 +141,27 @@ def certificate(program: Program, board: Board, packing: Packing) -> Certificate
     graph = program.graph
     raw = weight_bytes(graph)
     stored = _stored_bytes(program, packing)
+    if _pointer_bytes(board) == 8:
+        stored += WIDE_CODE * len(packing.codes)
     tables = _table_bytes(program)
     arena, state = program.arena_bytes, program.state_bytes
     link = link_ram_bytes(program, board)
-    code = board.memory.code_flash_bytes + board.memory.sdk_flash_bytes
+    values = values_bytes(program)
+    code, sdk = board.memory.code_flash_bytes + model_code_bytes(program), board.memory.sdk_flash_bytes
     return Certificate(
         weight_bytes=raw,
         packed_bytes=stored,
         table_bytes=tables,
         code_budget=code,
-        flash_bytes=stored + tables + code,
+        sdk_flash_budget=sdk,
+        flash_bytes=stored + tables + code + sdk,
         arena_bytes=arena,
         state_bytes=state,
+        values_bytes=values,
         link_bytes=link,
         stack_bytes=board.memory.stack_bytes,
         sdk_ram_budget=board.memory.sdk_ram_bytes,
-        ram_bytes=arena + state + link + board.memory.stack_bytes + board.memory.sdk_ram_bytes,
+        ram_bytes=arena + state + values + link + board.memory.stack_bytes + board.memory.sdk_ram_bytes,
     )
 
 
@@ -161,8 +202,11 @@ def _stored_bytes(program: Program, packing: Packing) -> int:
 
 
 def _table_bytes(program: Program) -> int:
-    """Requantization tables and constant operands."""
+    """Requantization tables, constant operands, and one over the scales of what learns."""
     graph, size = program.graph, 0
+    for learned in program.learned:
+        quant = graph[learned.tensor].quant
+        size += 4 * quant.scale.size if quant else 0
     for call in _calls(program):
         tables = [value for value in [*call.fields.values(), *call.args] if isinstance(value, Table)]
         size += sum(align(table.values.nbytes, 4) for table in tables)

@@ -62,13 +62,13 @@ def test_unknown_names_the_nearest() -> None:
 def test_unknown_key(tmp_path: Path) -> None:
     path, line, message = broken(tmp_path, "clock_hz =", "clock =")
     assert "'cpu.clock_hz' is missing" in message or "unknown key 'cpu.clock'" in message
-    path, line, message = broken(tmp_path, "stack_bytes = 8_192\n", "stack_bytes = 8_192\nstack_byte = 1\n")
+    path, line, message = broken(tmp_path, "stack_bytes = 4_096\n", "stack_bytes = 4_096\nstack_byte = 1\n")
     assert f"{path}:{int(line) + 1}: unknown key 'memory.stack_byte'" in message
     assert "did you mean stack_bytes" in message
 
 
 def test_missing_key_names_its_table(tmp_path: Path) -> None:
-    path, _, message = broken(tmp_path, "stack_bytes = 8_192\n", "")
+    path, _, message = broken(tmp_path, "stack_bytes = 4_096\n", "")
     header = (path.read_text().splitlines().index("[memory]")) + 1
     assert message.startswith(f"{path}:{header}: the key 'memory.stack_bytes' is missing")
 
@@ -92,8 +92,8 @@ def test_not_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "rule"),
     [
-        ("static_ram_bytes = 253_688", "static_ram_bytes = 262_144", "must not exceed ram_bytes"),
-        ("code_flash_bytes = 49_152", "code_flash_bytes = 1_048_576", "must not exceed flash_bytes"),
+        ("static_ram_bytes = 257_784", "static_ram_bytes = 262_144", "must not exceed ram_bytes"),
+        ("code_flash_bytes = 36_864", "code_flash_bytes = 1_048_576", "must not exceed flash_bytes"),
         ("[cost.default]", "[cost.other]", "cost.default is missing"),
         ('linker_script = "cortex_m.ld"\n', "", "a bare-metal board needs linker_script"),
         ('[emulator]\nkind = "qemu"\nprogram', '[emulator]\nkind = "renode"\nprogram', "allowed: 'qemu', 'process'"),

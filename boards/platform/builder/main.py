@@ -56,7 +56,8 @@ env.Replace(
 
 env.Append(
     CFLAGS=["-std=c99"],
-    CCFLAGS=[*toolchain["flags"], "-g", "-Wall", "-Wextra"],
+    # .ci files beside the objects: the frames and calls from which `tlc size` proves the stack's bound.
+    CCFLAGS=[*toolchain["flags"], "-g", "-Wall", "-Wextra", *(["-fcallgraph-info=su"] if prefix else [])],
     ASFLAGS=[*toolchain["flags"], "-x", "assembler-with-cpp"],
     LINKFLAGS=[
         *toolchain["flags"],
