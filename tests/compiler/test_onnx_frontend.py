@@ -286,7 +286,7 @@ def test_weights_that_are_not_finite(value: float) -> None:
 def test_weights_of_the_host_that_are_nan() -> None:
     b = Builder((1, 4))
     b.node("PRelu", ["x", b.constant(np.full(4, np.nan, np.float32), "slope")], "y")
-    with pytest.raises(ModelError, match="'slope'.*NaN"):
+    with pytest.raises(ModelError, match=r"'slope'.*NaN"):
         read_onnx(b.model("y"))
 
 
