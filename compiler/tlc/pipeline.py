@@ -22,7 +22,7 @@ from tlc.data import InputSpec, Samples, samples_for
 from tlc.errors import FitError, ModelError, UnsupportedOperator, UsageError
 from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
-from tlc.graph import Graph, Tensor
+from tlc.graph import Graph, Node, Tensor
 from tlc.ops import REGISTRY
 from tlc.passes.backward import differentiate, last_layer
 from tlc.passes.calibrate import calibrate, fallback_samples
@@ -202,13 +202,26 @@ def _automatic_cut(graph: Graph, board: Board, options: Options, transport: str)
     """The cut with the least time per inference (device computing, then the link) among those that fit.
 
     A cut that leaves nothing to the host is taken only where there is no other: whoever wants that says ``--cut none``.
+    The same holds, where the device learns, for one that leaves the host nothing to learn.
     """
     rows = _estimates(graph, board, options, transport)
     fitting = [row for row in rows if row.fits]
     if not fitting:
         _require_fit(min(rows, key=lambda row: max(row.over_flash, 0) + max(row.over_ram, 0)), board, any_cut=True)
     real = [row for row in fitting if row.cut != "none"] or fitting
+    if options.train != "none":
+        real = [row for row in real if _host_learns(graph, cut_named(graph, row.cut))] or real
     return cut_named(graph, min(real, key=lambda row: row.seconds).cut)
+
+
+def _host_learns(graph: Graph, cut: Cut) -> bool:
+    """Whether a layer with weights is left to the host."""
+    _, host = split(graph, cut)
+    return host is not None and any(_has_weights(node) for node in host.nodes)
+
+
+def _has_weights(node: Node) -> bool:
+    return node.op == "opaque" or REGISTRY[node.op].weight_axis(node) is not None
 
 
 def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
