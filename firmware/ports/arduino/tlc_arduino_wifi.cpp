@@ -210,7 +210,7 @@ void WifiLink::connect() {
     }
     if (!connect_now(client_, address, settings_.port, settings_.connect_timeout_ms)) {
         client_.stop();
-        retry(State::Joined, "the host does not answer; is `tlc serve` running there, and its port open?");
+        retry(State::Joined, "the host does not answer; does something listen there, and is the port open?");
         return;
     }
     open();
