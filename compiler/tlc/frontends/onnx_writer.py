@@ -88,7 +88,7 @@ class _Writer:
 
     def add(self, op: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
         output = output or self.fresh(f"{inputs[0]}/{op}")
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}/node"), **attributes))
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=self.fresh(f"{output}/{op}"), **attributes))
         return output
 
     def constant(self, stem: str, data: NDArray[Any]) -> str:
@@ -136,12 +136,14 @@ class _Writer:
 
     def on_images(self, node: Node, op: str, inputs: Sequence[str], **attributes: Any) -> None:
         """An operator that wants channels first, on its first input, with an activation."""
-        first = self.add("Transpose", [node.inputs[0]], perm=[0, 3, 1, 2])
-        y = self.add(op, [first, *inputs], **attributes)
-        if node.attrs.activation is not Activation.NONE:
-            self.clamp(node.attrs.activation, y, clamped := self.fresh(f"{y}/clamped"))
-            y = clamped
-        self.add("Transpose", [y], node.output, perm=[0, 2, 3, 1])
+        first = self.add("Transpose", [node.inputs[0]], self.fresh(f"{node.inputs[0]}/nchw"), perm=[0, 3, 1, 2])
+        last = self.fresh(f"{node.output}/nchw")
+        if node.attrs.activation is Activation.NONE:
+            self.add(op, [first, *inputs], last, **attributes)
+        else:
+            linear = self.add(op, [first, *inputs], self.fresh(f"{node.output}/linear"), **attributes)
+            self.clamp(node.attrs.activation, linear, last)
+        self.add("Transpose", [last], node.output, perm=[0, 2, 3, 1])
 
 
 def _conv(writer: _Writer, node: Node) -> None:
