@@ -323,6 +323,72 @@ static void test_outputs_stay_until_acknowledged(void) {
     guards_hold();
 }
 
+/* Nor may one that comes while the device's own sample is on its way. */
+static void test_own_sample_stays_until_acknowledged(void) {
+    boot(false);
+    open_session(1);
+    w.acknowledges = 0;
+    w.samples = 1;
+    run(3);
+    CHECK(w.device.forwards == 1);
+    const uint8_t before = w.memory.arena[SMALL_X];
+    say_forward(51, 60);
+    run(100);
+    CHECK(w.device.forwards == 1 && w.memory.arena[SMALL_X] == before);
+    w.acknowledges = 1;
+    w.number[TLC_STREAM_BULK]--;
+    const uint8_t *smashed = newest(TLC_MSG_SMASHED);
+    CHECK(smashed[TLC_SMASHED_FLAGS] == TLC_SMASHED_SAMPLE && tlc_get_u32(smashed) == 0x80000001u);
+    for (uint32_t i = 0; i < SMALL_N; i++) {
+        CHECK((int8_t)smashed[TLC_SMASHED_BYTES + i] == (i == 7 ? 3 : (int)i - 40 + 3) + (int)(i % 7u));
+    }
+    uint8_t result[TLC_RESULT_BYTES + 8] = {0};
+    memcpy(result, smashed, 4);
+    result[TLC_RESULT_COUNT] = 2;
+    tlc_put_f32(result + TLC_RESULT_BYTES, 1.5f);
+    tlc_put_f32(result + TLC_RESULT_BYTES + 4, -2.0f);
+    say(TLC_MSG_RESULT, TLC_STREAM_BULK, result, sizeof result);
+    run(5);
+    CHECK(w.result_count == 2 && w.result[0] == 1.5f && w.result[1] == -2.0f);
+}
+
+/* Fragments that reach beyond their message, or that overlap, and acknowledgements of what was never sent. */
+static void test_lies_are_not_believed(void) {
+    boot(false);
+    open_session(1);
+    uint8_t bytes[FRAGMENT];
+    memset(bytes, 0x77, sizeof bytes);
+    const uint32_t length = TLC_FORWARD_BYTES + SMALL_N;
+    memset(w.memory.arena, 0, SMALL_ARENA);
+    put_frame(TLC_MSG_FORWARD, TLC_STREAM_BULK, w.session, w.sequence, w.number[1], length - 1, length, bytes, 100);
+    run(10);
+    put_frame(TLC_MSG_FORWARD, TLC_STREAM_BULK, w.session, w.sequence, w.number[1], 20, length, bytes, 90);
+    run(10);
+    CHECK(w.memory.arena[SMALL_X] == 0x77);
+    const uint16_t before = w.device.link.take_sequence;
+    put_frame(TLC_MSG_FORWARD, TLC_STREAM_BULK, w.session, w.sequence, w.number[1], 20, length, bytes, 90);
+    run(10);
+    put_frame(TLC_MSG_BACKWARD, TLC_STREAM_BULK, w.session, w.sequence, w.number[1], 0, length, bytes, 20);
+    run(10);
+    CHECK(w.device.link.take_sequence == before);
+    for (uint32_t i = SMALL_N; i < SMALL_ARENA; i++) {
+        CHECK(w.memory.arena[i] == 0);
+    }
+    boot(false);
+    open_session(1);
+    w.acknowledges = 0;
+    say_forward(50, 3);
+    const uint16_t honest = w.acknowledge;
+    w.acknowledge = (uint16_t)(honest + 100u);
+    acknowledge();
+    run(3);
+    CHECK(tlc_link_payloads(&w.device.link) == 1);
+    w.acknowledge = honest;
+    w.acknowledges = 1;
+    check_smashed(50, 3);
+    guards_hold();
+}
+
 static void test_standalone_needs_no_host(void) {
     boot(true);
     w.samples = 1;
@@ -417,6 +483,8 @@ static void test_anything(void) {
 int main(void) {
     test_training_in_the_arena();
     test_outputs_stay_until_acknowledged();
+    test_own_sample_stays_until_acknowledged();
+    test_lies_are_not_believed();
     test_standalone_needs_no_host();
     test_log();
     test_what_does_not_fit_is_answered();

@@ -69,6 +69,7 @@ def test_every_message_arrives_once(peer: ctypes.CDLL, faults: str, window: int,
     exchange(w, random.Random(3), 120, 3000, 400_000)
     if faults == "clean":
         assert w.device.counters["resent"] == w.host.counters.resent == 0
+    if not {"bit_error", "truncate", "garbage"} & FAULTS[faults].keys():
         assert w.device.counters["bad"] == w.host.counters.bad == 0
 
 
