@@ -55,8 +55,8 @@
 #ifndef TLC_VALUES_BYTES
 #define TLC_VALUES_BYTES 0 // float values of the hooks; 0: the arena serves
 #endif
-#ifndef TLC_STANDALONE
-#define TLC_STANDALONE false // true: the whole model is on the device
+#ifndef TLC_WHOLE_MODEL
+#define TLC_WHOLE_MODEL false // true: the whole model is on the device
 #endif
 #ifndef TLC_LOOP_STACK
 #define TLC_LOOP_STACK 8192 // ESP32: stack of the task that runs setup() and loop()
@@ -126,7 +126,7 @@ inline void tlc_arduino_setup(void *app) {
     settings.device.window = TLC_LINK_WINDOW;
     settings.device.peer_window = TLC_LINK_PEER_WINDOW;
     settings.device.layer_ticks = layer_ticks;
-    settings.device.standalone = TLC_STANDALONE;
+    settings.device.standalone = TLC_WHOLE_MODEL;
     settings.device.sample = tlc_app_sample;
     settings.device.result = tlc_app_result;
     settings.device.app = app;
