@@ -14,12 +14,10 @@ import click
 
 from tlc import __version__
 from tlc.errors import TlcError
+from tlc.report import tables
 
 if TYPE_CHECKING:
-    from tlc.cost import Estimate
-    from tlc.pipeline import Compiled, Progress
-    from tlc.size import SizeReport
-    from tlc_host.bench import BenchResult
+    from tlc.pipeline import Progress
 
 Command = Callable[..., Any]
 
@@ -140,7 +138,7 @@ def compile_command(
     if as_json:
         click.echo(json.dumps(compiled.to_json()))
     else:
-        show_compiled(compiled, directory)
+        tables.show_compiled(compiled, directory)
 
 
 @cli.command("plan")
@@ -163,7 +161,7 @@ def plan_command(
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows]))
     else:
-        show_plan(rows)
+        tables.show_plan(rows)
 
 
 @cli.command("size")
@@ -177,7 +175,7 @@ def size_command(directory: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:
-        show_size(report)
+        tables.show_size(report)
     require(report)
 
 
@@ -270,7 +268,7 @@ def bench_command(directory: Path, layers: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result.to_json(layers=layers)))
     else:
-        show_bench(result, layers)
+        tables.show_bench(result, layers)
 
 
 @cli.command("boards")
@@ -283,133 +281,7 @@ def boards_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([board.model_dump(mode="json") for board in loaded]))
         return
-    table(
-        "boards",
-        ["board", "", "clock MHz", "flash KB", "RAM KB", "transports"],
-        [
-            [
-                b.id,
-                b.title,
-                f"{b.cpu.clock_hz / 1e6:g}",
-                f"{b.memory.flash_bytes / 1000:,.0f}",
-                f"{b.memory.ram_bytes / 1000:,.0f}",
-                ", ".join(b.transports),
-            ]
-            for b in loaded
-        ],
-    )
-
-
-def show_compiled(compiled: Compiled, directory: Path) -> None:
-    """The table at the end of ``tlc compile``."""
-    bundle, promise, memory = compiled.bundle, compiled.bundle.certificate, compiled.board.memory
-    rows = [
-        ["cut", bundle.cut, ""],
-        ["MACs on the device", f"{bundle.macs:,}", f"about {compiled.estimate.instructions:,} instructions"],
-        ["weights", f"{promise.packed_bytes:,} B", f"{promise.weight_bytes:,} B before packing"],
-        ["flash", f"{promise.flash_bytes:,} B", share(promise.flash_bytes, memory.flash_bytes)],
-        ["arena", f"{promise.arena_bytes:,} B", ""],
-        ["RAM", f"{promise.ram_bytes:,} B", share(promise.ram_bytes, memory.ram_bytes)],
-        ["on the link", f"{compiled.estimate.link_bytes:,} B", "per inference"],
-        ["bundle", bundle.hash[:16], ""],
-    ]
-    table(f"{bundle.name} on {bundle.board}", ["", "", ""], rows)
-    for warning in compiled.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(f"\nnext:  pio run -d {directory} -t upload\n       tlc serve {directory} --device ...")
-
-
-def show_plan(rows: list[Estimate]) -> None:
-    """The table of ``tlc plan``."""
-
-    def excess(bytes_over: int) -> str:
-        return f" (+{bytes_over:,})" if bytes_over > 0 else ""
-
-    table(
-        "cuts",
-        ["", "cut", "MACs", "instructions", "flash B", "RAM B", "link B", "ms", "fits"],
-        [
-            [
-                "*" if row.pareto else "",
-                row.cut,
-                f"{row.macs:,}",
-                f"{row.instructions:,}",
-                f"{row.flash_bytes:,}{excess(row.over_flash)}",
-                f"{row.ram_bytes:,}{excess(row.over_ram)}",
-                f"{row.link_bytes:,}",
-                f"{1000 * row.seconds:,.1f}",
-                "yes" if row.fits else "no",
-            ]
-            for row in rows
-        ],
-    )
-
-
-def show_size(report: SizeReport) -> None:
-    """The table of ``tlc size``."""
-    table(
-        f"{report.elf.name} on {report.board}",
-        ["memory", "what", "promise", "ELF", "spare", ""],
-        [
-            [
-                row.memory,
-                row.what,
-                "" if row.promise is None else f"{row.promise:,}",
-                "?" if row.elf is None else f"{row.elf:,}",
-                "" if row.promise is None or row.elf is None else f"{row.promise - row.elf:,}",
-                "" if row.promise is None else "not known" if row.elf is None else "ok" if row.fits else "exceeds",
-            ]
-            for row in report.rows
-        ],
-    )
-    if report.stack.bytes is None:
-        click.echo(f"stack: no bound is known: {report.stack.reason}")
-    else:
-        path = " > ".join(f"{name} {frame}" for name, frame in report.stack.path)
-        click.echo(f"stack: at most {report.stack.bytes:,} bytes: {path}")
-
-
-def show_bench(result: BenchResult, layers: bool) -> None:
-    """The table of ``tlc bench``."""
-    figures = result.to_json()
-    if layers:
-        total = max(1, sum(layer.instructions for layer in result.layers))
-        rows = [[layer.name, f"{layer.instructions:,}", f"{layer.instructions / total:.1%}"] for layer in result.layers]
-        table("layers", ["layer", "instructions", "share"], rows)
-    rows = [
-        ["instructions per inference", f"{result.instructions:,}", f"{figures['instructions_per_mac']:.2f} per MAC"],
-    ]
-    if result.training:
-        rows += [
-            ["... of a backward pass", f"{result.training.backward:,}", ""],
-            ["... of an optimizer step", f"{result.training.update:,}", ""],
-        ]
-    rows += [
-        ["flash", f"{figures['flash_bytes']:,} B", f"code {figures['code_bytes']:,}, weights {figures['weight_bytes']:,}"],
-        ["RAM", f"{figures['ram_bytes']:,} B", f"arena {figures['arena_bytes']:,}"],
-        ["stack, deepest seen", f"{figures['stack_bytes']:,} B", ""],
-    ]
-    table(f"{result.bundle.name} on {result.bundle.board}", ["", "", ""], rows)
-
-
-def share(used: int, there: int) -> str:
-    """``12% of 400,000``."""
-    return f"{used / there:.0%} of {there:,}"
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A short table on stdout; numbers to the right."""
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table(title=title, title_justify="left", show_header=any(columns))
-    for index, column in enumerate(columns):
-        cells = [row[index] for row in rows]
-        numeric = all(cell[:1].isdigit() or not cell for cell in cells)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+    tables.show_boards(loaded)
 
 
 class progress:

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The short tables that commands end in, on stdout. Warnings go to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from tlc.boards import Board
+    from tlc.cost import Estimate
+    from tlc.pipeline import Compiled
+    from tlc.size import SizeReport
+    from tlc_host.bench import BenchResult
+
+__all__ = ["share", "show_bench", "show_boards", "show_compiled", "show_plan", "show_size", "table"]
+
+
+def show_compiled(compiled: Compiled, directory: Path) -> None:
+    """The table at the end of ``tlc compile``."""
+    bundle, promise, memory = compiled.bundle, compiled.bundle.certificate, compiled.board.memory
+    rows = [
+        ["cut", bundle.cut, ""],
+        ["MACs on the device", f"{bundle.macs:,}", f"about {compiled.estimate.instructions:,} instructions"],
+        ["weights", f"{promise.packed_bytes:,} B", f"{promise.weight_bytes:,} B before packing"],
+        ["flash", f"{promise.flash_bytes:,} B", share(promise.flash_bytes, memory.flash_bytes)],
+        ["arena", f"{promise.arena_bytes:,} B", ""],
+        ["RAM", f"{promise.ram_bytes:,} B", share(promise.ram_bytes, memory.ram_bytes)],
+        ["on the link", f"{compiled.estimate.link_bytes:,} B", "per inference"],
+        ["bundle", bundle.hash[:16], ""],
+    ]
+    table(f"{bundle.name} on {bundle.board}", ["", "", ""], rows)
+    for warning in compiled.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"\nnext:  pio run -d {directory} -t upload\n       tlc serve {directory} --device ...")
+
+
+def show_plan(rows: list[Estimate]) -> None:
+    """The table of ``tlc plan``."""
+
+    def excess(bytes_over: int) -> str:
+        return f" (+{bytes_over:,})" if bytes_over > 0 else ""
+
+    table(
+        "cuts",
+        ["", "cut", "MACs", "instructions", "flash B", "RAM B", "link B", "ms", "fits"],
+        [
+            [
+                "*" if row.pareto else "",
+                row.cut,
+                f"{row.macs:,}",
+                f"{row.instructions:,}",
+                f"{row.flash_bytes:,}{excess(row.over_flash)}",
+                f"{row.ram_bytes:,}{excess(row.over_ram)}",
+                f"{row.link_bytes:,}",
+                f"{1000 * row.seconds:,.1f}",
+                "yes" if row.fits else "no",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def show_size(report: SizeReport) -> None:
+    """The table of ``tlc size``."""
+    table(
+        f"{report.elf.name} on {report.board}",
+        ["memory", "what", "promise", "ELF", "spare", ""],
+        [
+            [
+                row.memory,
+                row.what,
+                "" if row.promise is None else f"{row.promise:,}",
+                "?" if row.elf is None else f"{row.elf:,}",
+                "" if row.promise is None or row.elf is None else f"{row.promise - row.elf:,}",
+                "" if row.promise is None else "not known" if row.elf is None else "ok" if row.fits else "exceeds",
+            ]
+            for row in report.rows
+        ],
+    )
+    if report.stack.bytes is None:
+        click.echo(f"stack: no bound is known: {report.stack.reason}")
+    else:
+        path = " > ".join(f"{name} {frame}" for name, frame in report.stack.path)
+        click.echo(f"stack: at most {report.stack.bytes:,} bytes: {path}")
+
+
+def show_bench(result: BenchResult, layers: bool) -> None:
+    """The table of ``tlc bench``."""
+    figures = result.to_json()
+    if layers:
+        total = max(1, sum(layer.instructions for layer in result.layers))
+        rows = [[layer.name, f"{layer.instructions:,}", f"{layer.instructions / total:.1%}"] for layer in result.layers]
+        table("layers", ["layer", "instructions", "share"], rows)
+    rows = [
+        ["instructions per inference", f"{result.instructions:,}", f"{figures['instructions_per_mac']:.2f} per MAC"],
+    ]
+    if result.training:
+        rows += [
+            ["... of a backward pass", f"{result.training.backward:,}", ""],
+            ["... of an optimizer step", f"{result.training.update:,}", ""],
+        ]
+    rows += [
+        [
+            "flash",
+            f"{figures['flash_bytes']:,} B",
+            f"code {figures['code_bytes']:,}, weights {figures['weight_bytes']:,}",
+        ],
+        ["RAM", f"{figures['ram_bytes']:,} B", f"arena {figures['arena_bytes']:,}"],
+        ["stack, deepest seen", f"{figures['stack_bytes']:,} B", ""],
+    ]
+    table(f"{result.bundle.name} on {result.bundle.board}", ["", "", ""], rows)
+
+
+def show_boards(boards: Sequence[Board]) -> None:
+    """The table of ``tlc boards``."""
+    table(
+        "boards",
+        ["board", "", "clock MHz", "flash KB", "RAM KB", "transports"],
+        [
+            [
+                b.id,
+                b.title,
+                f"{b.cpu.clock_hz / 1e6:g}",
+                f"{b.memory.flash_bytes / 1000:,.0f}",
+                f"{b.memory.ram_bytes / 1000:,.0f}",
+                ", ".join(b.transports),
+            ]
+            for b in boards
+        ],
+    )
+
+
+def share(used: int, there: int) -> str:
+    """``12% of 400,000``."""
+    return f"{used / there:.0%} of {there:,}"
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A short table on stdout; numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", show_header=any(columns))
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        numeric = all(cell[:1].isdigit() or not cell for cell in cells)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(drawn)
