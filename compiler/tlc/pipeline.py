@@ -94,14 +94,15 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     board = boards.load(options.board)
     transport = board.check_transport(options.transport)
     say("reading the model", 0, 1)
-    graph = canonicalize(read_model(options.model, options.shapes))
+    source = read_model(options.model, options.shapes)
+    graph = canonicalize(source)
     warnings: list[str] = []
 
     say("choosing the cut", 0, 1)
     if options.cut == "auto":
         cut = _automatic_cut(graph, board, options, transport)
     else:
-        cut = cut_named(graph, options.cut)
+        graph, cut = _named_cut(source, graph, options.cut)
     device_float, host = split(graph, cut)
 
     samples = _samples(graph, options, warnings)
@@ -196,6 +197,23 @@ def _dominates(a: Estimate, b: Estimate) -> bool:
     one = (a.flash_bytes, a.ram_bytes, a.instructions, a.link_bytes)
     two = (b.flash_bytes, b.ram_bytes, b.instructions, b.link_bytes)
     return a.fits and one != two and all(x <= y for x, y in zip(one, two, strict=True))
+
+
+def _named_cut(source: Graph, graph: Graph, name: str) -> tuple[Graph, Cut]:
+    """A cut at any tensor of the file: one that canonicalization fused away is kept by making it an output meanwhile."""
+    try:
+        return graph, cut_named(graph, name)
+    except UnsupportedOperator:
+        raise
+    except UsageError:
+        fused = next((t for t in source.tensors.values() if t.origin and t.origin.name == name), None)
+        if fused is None or fused.name in source.outputs or source.producer(fused.name) is None:
+            raise
+        kept = source.copy()
+        kept.outputs.append(fused.name)
+        graph = canonicalize(kept)
+        graph.outputs.pop()
+        return graph, cut_named(graph, name)
 
 
 def _automatic_cut(graph: Graph, board: Board, options: Options, transport: str) -> Cut:

@@ -22,6 +22,9 @@ from tlc.hostbuild import build
 
 __all__ = ["Twin", "TwinLibrary"]
 
+RESULTS = 1024
+"""Floats of a result that the twin keeps."""
+
 FLAGS = ["-fPIC", "-shared", "-fvisibility=hidden"]
 
 
@@ -131,6 +134,18 @@ class Twin:
         buffer = ctypes.create_string_buffer(capacity)
         count = int(self._c.tlc_twin_send(self._memory, buffer, ctypes.c_size_t(capacity)))
         return buffer.raw[:count]
+
+    def sample(self, values: NDArray[np.float32]) -> None:
+        """Gives the application's sensor its next sample."""
+        values = np.ascontiguousarray(values, np.float32)
+        assert values.size == self._c.tlc_twin_input_bytes(), "a sample of another size"
+        self._c.tlc_twin_sample(self._memory, _pointer(values))
+
+    def result(self) -> NDArray[np.float32] | None:
+        """What the application's result hook was given, once; None where there is nothing new."""
+        values = np.empty(RESULTS, np.float32)
+        count = int(self._c.tlc_twin_result(self._memory, _pointer(values), ctypes.c_uint32(values.size)))
+        return None if count < 0 else values[: min(count, RESULTS)].copy()
 
     def _check(self, status: int) -> None:
         if status != 0:
