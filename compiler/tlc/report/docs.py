@@ -112,9 +112,9 @@ Layouts are channels-last: N batch (always 1), H height, W width, C channels, M 
 convolutions and pools are two-dimensional ones with H = 1. Activations are int8 with one scale and zero point a tensor,
 weights int8 with one scale an output channel, biases int32: the LiteRT 8-bit specification.
 
-A gradient of *x* lets layers before this operator learn; one of *weight* and *bias* lets the layer itself learn. As long as
-layers with weights have none of *x*, only the last of them on the device can learn (`--train last`).
+A gradient of *x* lets layers before this operator learn; one of *weight* and *bias* lets the layer itself learn.
 """
+LAST_LAYER = "Layers with weights have none of *x*, so only the last of them on the device can learn."
 
 
 def operators_page() -> str:
@@ -128,6 +128,9 @@ def operators_page() -> str:
         f"ONNX's {_code(NOTHING['onnx'])} leave nothing behind, nor do TFLite's {_code(NOTHING['tflite'])} at the model's "
         "edge. Every other operator is the host's."
     )
+    weighted = (name for name in OPERATORS if REGISTRY[name].weight_axis(example(name)[1]) is not None)
+    if not any("x" in _gradient(name).split(", ") for name in weighted):
+        gone = f"{gone}\n\n{LAST_LAYER}"
     return "\n".join([HEAD, *rows, "", gone, *(_section(name) for name in OPERATORS)]) + "\n"
 
 
