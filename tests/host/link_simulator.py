@@ -152,14 +152,15 @@ class World:
     down: Channel
     up: Channel
     now: float = 0.0
+    tick_ms: float = 1.0
     to_device: dict[int, deque[tuple[int, bytes]]] = field(default_factory=dict)
     to_host: dict[int, deque[tuple[int, bytes]]] = field(default_factory=dict)
     at_device: list[tuple[int, int, bytes]] = field(default_factory=list)
     at_host: list[tuple[int, int, bytes]] = field(default_factory=list)
 
     def step(self) -> None:
-        """One millisecond."""
-        self.now += 1
+        """One tick."""
+        self.now += self.tick_ms
         now = self.now
         for data in self.down.get(now):
             self.device.receive(data, now)

@@ -248,6 +248,41 @@ def test_a_log_line_does_not_wait_for_a_tensor(peer: ctypes.CDLL) -> None:
     w.run(0, 2, 60_000)
 
 
+@pytest.fixture(scope="session")
+def wide_peer(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """With buffers for eight messages each way."""
+    return build_peer(tmp_path_factory.mktemp("wide"), "-DTLC_LINK_INCOMING=8", "-DTLC_LINK_OUTGOING=10")
+
+
+@pytest.mark.parametrize(
+    ("loss", "bit_error", "best", "size"),
+    [
+        (0.0, 0.0, 1000, 1000),
+        (0.1, 0.0, 1000, 1000),
+        (0.3, 0.0, 1000, 1000),
+        (0.3, 0.0, 1024, 8000),
+        (0.0, 1e-4, 256, 1000),
+    ],
+)
+def test_goodput(wide_peer: ctypes.CDLL, loss: float, bit_error: float, best: int, size: int) -> None:
+    """921,600 baud, both ways at once, against the selective-repeat bound at the best fragment size; without faults
+    96% of the line."""
+    byte_ms = 10 / 921.6
+    faults = {"loss": loss, "bit_error": bit_error, "delay_ms": 1.0, "byte_ms": byte_ms}
+    w = world(wide_peer, 3, faults, window=32, fragment=1024, messages=8, max_message=8192)
+    w.tick_ms = 0.1
+    w.connect()
+    begin = w.now
+    count = 800_000 // size
+    for queues in (w.to_host, w.to_device):
+        queues[Stream.BULK] = deque((40, bytes(range(1, 251)) * (size // 250)) for _ in range(count))
+    w.run(count, count, 100_000)
+    share = count * size * byte_ms / (w.now - begin)
+    wire = best + 28 + 4 + 6
+    bound = (1 - loss) * (1 - bit_error) ** (8 * wire) * best / wire
+    assert share >= (0.955 if not loss + bit_error else 0.85 * bound), (share, bound)
+
+
 def test_ram(peer: ctypes.CDLL) -> None:
     """On 64 bits; a 32-bit CPU needs less. What PROTOCOL.md says holds."""
     peer.peer_link_bytes.restype = ctypes.c_size_t

@@ -69,6 +69,8 @@ typedef enum {
     TLC_END_VERSION = 3,    /* no common version */
 } tlc_end_t;
 
+#define TLC_LINK_ARMS 6u /* fragment sizes it chooses from: the largest, half of it ... */
+
 typedef struct { /* a frame on its way */
     uint32_t offset;
     uint32_t sent_ms;
@@ -78,6 +80,7 @@ typedef struct { /* a frame on its way */
     uint8_t outgoing; /* which message */
     uint8_t tries;    /* 0: the slot is free */
     uint8_t lost;     /* to be sent again */
+    uint8_t arm;      /* the fragment size it was cut to, for the statistics */
 } tlc_link_slot_t;
 
 #define TLC_LINK_FRAME_IN(fragment) (TLC_LINK_FRAME_HEADER + (fragment) + 4u)
@@ -194,8 +197,11 @@ typedef struct {
     uint8_t any_acked;
     uint32_t credit_limit; /* the host's, mod 2^24 */
     uint32_t credit_used;
-    uint32_t progress_ms;    /* last time an acknowledgement freed something, or a time-out fired */
-    uint32_t srtt8, rttvar4; /* milliseconds * 8, * 4 */
+    uint32_t progress_ms;            /* last time an acknowledgement freed something, or a time-out fired */
+    uint32_t srtt8, rttvar4;         /* milliseconds * 8, * 4 */
+    uint16_t arrived[TLC_LINK_ARMS]; /* share of frames of each size that arrived, of 65535 */
+    uint8_t arm;                     /* the size in use */
+    uint8_t outcomes;
     uint8_t have_rtt;
     uint8_t backoff;
     uint8_t blocked; /* a bulk message waits for credit */

@@ -17,7 +17,8 @@
 #define MAX_BACKOFF 5
 #define REORDER 3 /* frames sent later that must be acknowledged before one counts as lost */
 #define ACCEPT_TRIES 8u
-#define SPAN 32 /* sequence numbers between the oldest unacknowledged frame and the newest */
+#define FRAME_OVERHEAD 40u /* bytes on the wire beside a frame's payload */
+#define SPAN 32            /* sequence numbers between the oldest unacknowledged frame and the newest */
 
 /* Serial-number arithmetic (RFC 1982). */
 static int32_t before16(uint16_t a, uint16_t b) { return (int16_t)(uint16_t)(a - b); }
@@ -82,6 +83,8 @@ static void forget_session(tlc_link_t *link) {
     link->any_acked = 0;
     link->credit_limit = 0;
     link->credit_used = 0;
+    memset(link->arrived, 0xFF, sizeof link->arrived);
+    link->arm = 0;
     link->have_rtt = 0;
     link->backoff = 0;
     link->blocked = 0;
@@ -244,6 +247,44 @@ static uint32_t rto(const tlc_link_t *link) {
     return ms > MAX_RTO_MS ? MAX_RTO_MS : ms;
 }
 
+/* ---- the fragment size (section 7): the one that brings most bytes across ---- */
+
+static uint32_t arm_bytes(const tlc_link_t *link, uint32_t arm) {
+    const uint32_t most = link->config.fragment < link->peer.fragment ? link->config.fragment : link->peer.fragment;
+    const uint32_t bytes = most >> arm;
+    return bytes < TLC_LINK_MIN_FRAGMENT ? TLC_LINK_MIN_FRAGMENT : bytes;
+}
+
+/* Sizes not in use are slowly believed to be perfect again, and so are tried again. */
+static void note_outcome(tlc_link_t *link, const tlc_link_slot_t *slot, bool arrived) {
+    if (slot->bytes <= arm_bytes(link, slot->arm) / 2u) {
+        return; /* a message's short end says nothing of its size */
+    }
+    const uint32_t share = link->arrived[slot->arm];
+    link->arrived[slot->arm] = (uint16_t)(arrived ? share + ((65535u - share) >> 4) : share - (share >> 4));
+    link->outcomes++;
+    if (arrived && (link->outcomes & 15u)) {
+        return;
+    }
+    uint32_t best = 0;
+    for (uint32_t arm = 0; arm < TLC_LINK_ARMS; arm++) {
+        const uint32_t bytes = arm_bytes(link, arm);
+        const uint32_t score = link->arrived[arm] * bytes / (bytes + FRAME_OVERHEAD);
+        if (score > best) {
+            best = score;
+            link->arm = (uint8_t)arm;
+        }
+        if (arm != slot->arm) {
+            link->arrived[arm] = (uint16_t)(link->arrived[arm] + ((65535u - link->arrived[arm]) >> 8));
+        }
+    }
+}
+
+static void mark_lost(tlc_link_t *link, tlc_link_slot_t *slot) {
+    slot->lost = 1;
+    note_outcome(link, slot, false);
+}
+
 /* Marks what is lost (section 7): overtaken by later frames, or too old. Returns the frames unacknowledged. */
 static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
     tlc_link_slot_t *oldest[2] = {NULL, NULL};
@@ -261,7 +302,7 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
         if (link->any_acked) {
             const int32_t overtaken = before16(link->acked_counter, slot->counter);
             if (overtaken >= REORDER || (overtaken > 0 && now - slot->sent_ms >= patience)) {
-                slot->lost = 1;
+                mark_lost(link, slot);
                 continue;
             }
         }
@@ -278,9 +319,9 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
             base = link->progress_ms;
         }
         if (is_due(now, base + rto(link))) {
-            oldest[0]->lost = 1;
+            mark_lost(link, oldest[0]);
             if (oldest[1]) {
-                oldest[1]->lost = 1; /* two probes: one may be lost again */
+                mark_lost(link, oldest[1]); /* two probes: one may be lost again */
             }
             link->progress_ms = now;
             link->backoff = (uint8_t)(link->backoff < MAX_BACKOFF ? link->backoff + 1 : MAX_BACKOFF);
@@ -342,9 +383,10 @@ static size_t send_new(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
         link->credit_used = (link->credit_used + charge(message->length, link->peer.unit)) & 0xFFFFFFu;
     }
     uint32_t count = message->length - message->next;
-    const uint32_t fragment = link->config.fragment < link->peer.fragment ? link->config.fragment : link->peer.fragment;
-    if (count > fragment) {
-        count = fragment;
+    free_slot->arm = link->arm;
+    if (message->stream == TLC_STREAM_BULK) { /* the others are one frame, whatever it costs */
+        const uint32_t most = arm_bytes(link, link->arm);
+        count = count < most ? count : most;
     }
     free_slot->offset = message->next;
     free_slot->bytes = (uint16_t)count;
@@ -517,6 +559,7 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
             link->any_acked = 1;
             link->acked_counter = slot->counter;
         }
+        note_outcome(link, slot, true);
         tlc_link_outgoing_t *message = &link->outgoing[slot->outgoing];
         message->in_flight--;
         if (message->in_flight == 0 && message->next == message->length) {

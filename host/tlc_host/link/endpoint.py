@@ -16,6 +16,7 @@ from random import SystemRandom
 from tlc_host.link.frame import (
     HEADER_BYTES,
     MAX_FRAGMENT,
+    MIN_FRAGMENT,
     Decoder,
     EndReason,
     Flag,
@@ -38,6 +39,8 @@ SPAN = 32
 CREDIT = 0x7FFFFF
 MAX_TAKEN = 4 << 20
 QUEUE = 64
+ARMS = 6
+FRAME_OVERHEAD = 40
 BULK_AHEAD = 64
 
 _RANK = (Stream.CONTROL, Stream.LOG, Stream.BULK)
@@ -111,6 +114,7 @@ class _Sent:
     sent_ms: float = 0.0
     tries: int = 0
     lost: bool = False
+    arm: int = 0
 
 
 @dataclass(slots=True)
@@ -140,6 +144,8 @@ class _Session:
     srtt: float | None = None
     rttvar: float = 0.0
     backoff: int = 0
+    arrived: list[float] = field(default_factory=lambda: [1.0] * ARMS)
+    arm: int = 0
     incoming: dict[Stream, dict[int, _Incoming]] = field(default_factory=lambda: {s: {} for s in Stream})
     take_number: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     held: int = 0
@@ -421,8 +427,10 @@ class Link:
                         session.blocked = True
                         return None
                     session.credit_used = (session.credit_used + charge) & 0xFFFFFF
-            count = min(len(message.payload) - message.next, self.peer_fragment)
-            sent = _Sent(message, message.next, count, session.send_sequence)
+            count = len(message.payload) - message.next
+            if stream == Stream.BULK:  # the others are one frame, whatever it costs
+                count = min(count, self._arm_bytes(session.arm))
+            sent = _Sent(message, message.next, count, session.send_sequence, arm=session.arm)
             session.sent[sent.sequence] = sent
             session.send_sequence = (session.send_sequence + 1) & 0xFFFF
             message.next += count
@@ -431,6 +439,23 @@ class Link:
                 queue.popleft()
             return sent
         return None
+
+    def _arm_bytes(self, arm: int) -> int:
+        return max(self.peer_fragment >> arm, MIN_FRAGMENT)
+
+    def _note_outcome(self, session: _Session, sent: _Sent, arrived: float) -> None:
+        """The fragment size that brings most bytes across; others are slowly believed perfect again, and so tried."""
+        if sent.bytes <= self._arm_bytes(sent.arm) // 2:
+            return  # a message's short end says nothing of its size
+        shares = session.arrived
+        shares[sent.arm] += (arrived - shares[sent.arm]) / 16
+        if arrived and session.arm == 0:
+            return
+        for arm in range(ARMS):
+            if arm != sent.arm:
+                shares[arm] += (1.0 - shares[arm]) / (256 if not arrived else 4096)
+        sizes = [self._arm_bytes(arm) for arm in range(ARMS)]
+        session.arm = max(range(ARMS), key=lambda arm: shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD))
 
     def _rto(self, session: _Session) -> float:
         rto = INITIAL_RTO_MS
@@ -452,14 +477,16 @@ class Link:
                 overtaken = _before16(session.acked_counter, sent.counter)
                 if overtaken >= REORDER or (overtaken > 0 and now - sent.sent_ms >= patience):
                     sent.lost = True
+                    self._note_outcome(session, sent, 0.0)
                     continue
             waiting.append(sent)
         if not waiting:
             return
         waiting.sort(key=lambda s: _before16(s.counter, session.counter))
         if now >= max(waiting[0].sent_ms, session.progress_ms) + self._rto(session):
-            for sent in waiting[:2]:
+            for sent in waiting[:2]:  # two probes: one may be lost again
                 sent.lost = True
+                self._note_outcome(session, sent, 0.0)
             session.progress_ms = now
             session.backoff = min(session.backoff + 1, MAX_BACKOFF)
 
@@ -542,6 +569,7 @@ class Link:
                 done.append(sent)
         for sent in done:
             del session.sent[sent.sequence]
+            self._note_outcome(session, sent, 1.0)
             sent.message.in_flight -= 1
             if sent.tries == 1 and (newest is None or _before16(sent.counter, newest.counter) > 0):
                 newest = sent  # Karn: only frames sent once
