@@ -93,8 +93,7 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_STEP_BYTES 24u
 
 #define TLC_PARAMS_OFFSET 16u /* u32 bytes; GET_PARAMS, PARAMS and SET_PARAMS alike */
-#define TLC_PARAMS_TOTAL 20u  /* u32 GET_PARAMS: bytes wanted, 0: all from the offset; else: bytes of all the tensors  \
-                               */
+#define TLC_PARAMS_TOTAL 20u  /* u32 GET_PARAMS: bytes wanted, 0: all; else: bytes of all the tensors */
 #define TLC_PARAMS_BYTES 24u
 
 #define TLC_GET_STATS_WHAT 16u /* u32 0: STATS, 1: LAYERS */

@@ -234,7 +234,7 @@ EXPORT int tlc_twin_init(void *memory, uint32_t boot, int standalone) {
     config.sample = app_sample;
     config.result = app_result;
     config.app = twin;
-    return tlc_device_init(&twin->device, &config);
+    return (int)tlc_device_init(&twin->device, &config);
 }
 
 EXPORT int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs) {
