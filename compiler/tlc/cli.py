@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 Command = Callable[..., Any]
 
-DEVICES = "twin, native, emulator, /dev/tty..., or tcp://HOST:PORT."
+DEVICES = (
+    "twin (the generated C in this process), native (the firmware as a process of this machine), emulator (the board's own), "
+    "/dev/tty..., or tcp://HOST:PORT."
+)
+
+
+def examples(*lines: str) -> str:
+    """An epilog that click does not wrap."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 class Shape(click.ParamType):
@@ -66,13 +74,16 @@ def model_options(command: Command) -> Command:
     for option in reversed(
         [
             click.argument("model", type=click.Path(path_type=Path)),
-            click.option("--board", required=True, help="The board: a name from `tlc boards`, or a TOML file."),
+            click.option(
+                "--board", required=True, metavar="NAME|FILE", help="A name from `tlc boards`, or a board file (TOML)."
+            ),
             click.option(
                 "--pack",
                 type=click.Choice(["auto", "size", "none"]),
                 default="auto",
                 show_default=True,
-                help="Entropy-code frozen weights: where it pays, wherever it is smaller, or never.",
+                help="Huffman-code weights that never learn: where the bytes saved are worth the decoding, wherever it is smaller, "
+                "or never.",
             ),
             click.option(
                 "--train",
@@ -82,10 +93,17 @@ def model_options(command: Command) -> Command:
                 help="What learns on the device: nothing, or its last layer with weights.",
             ),
             click.option(
-                "--transport", type=click.Choice(["uart", "wifi"]), help="How it talks [default: the board's]."
+                "--transport",
+                type=click.Choice(["uart", "wifi"]),
+                help="How the device talks with the host.  [default: the board's first]",
             ),
             click.option(
-                "--shape", "shapes", type=Shape(), multiple=True, help="Fix an input's shape; may be repeated."
+                "--shape",
+                "shapes",
+                type=Shape(),
+                multiple=True,
+                metavar="NAME=1x49x10",
+                help="The shape of an input whose dimensions the model leaves open. May be repeated.",
             ),
         ]
     ):
@@ -95,7 +113,12 @@ def model_options(command: Command) -> Command:
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Start with:  tlc compile model.onnx --board esp32 --calib samples.npz --out build/model",
+    epilog=examples(
+        "tlc plan model.onnx --board esp32",
+        "tlc compile model.onnx --board esp32 --calib samples.npz --out digits",
+        "pio run -d digits -t upload",
+        "tlc run digits --device /dev/ttyUSB0 --input x.npy --output y.npy",
+    ),
 )
 @click.version_option(__version__, prog_name="tlc")
 def cli() -> None:
@@ -106,14 +129,39 @@ def cli() -> None:
     """
 
 
-@cli.command("compile")
-@model_options
-@click.option("--cut", default="auto", show_default=True, metavar="auto|none|TENSOR", help="Where the device ends.")
-@click.option("--calib", type=click.Path(path_type=Path), help="Sample inputs (.npz or .npy) that set the int8 ranges.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="The project's directory [default: build/<model>-<board>]."
+@cli.command(
+    "compile",
+    short_help="Write a PlatformIO project for a model on a board.",
+    epilog=examples(
+        "tlc compile model.onnx --board qemu-m4 --calib samples.npz",
+        "tlc compile model.onnx --board esp32 --calib samples.npz --out digits --transport wifi",
+        "tlc compile model.onnx --board qemu-m4 --calib samples.npz --train last",
+        "tlc compile model_int8.tflite --board qemu-rv32 --cut none",
+    ),
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Same inputs, same seed: same bytes.")
+@model_options
+@click.option(
+    "--cut",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|TENSOR",
+    help="The last tensor that the device computes: a name that `tlc plan` lists; `none`: it computes all; `auto`: the cut "
+    "that fits the board and takes the least time, computing and sending.",
+)
+@click.option(
+    "--calib",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Real inputs that set the int8 ranges, a few hundred: .npy, or .npz with x, or x_train, or an array named after "
+    "each input.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The project's directory; its src/app.c stays yours.  [default: build/<model>-<board>]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Same files, same seed: same bytes.")
 @common
 def compile_command(
     model: Path,
@@ -128,7 +176,11 @@ def compile_command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Compile MODEL (float ONNX, or int8 .tflite) into a project for a board."""
+    """Compile MODEL (float ONNX, or int8 .tflite) for a board.
+
+    Writes a PlatformIO project with the device's part in C, host.onnx with the rest, bundle.json, device.tflite and
+    report.json.
+    """
     from tlc.pipeline import Options, compile_model
 
     directory = out or Path("build") / f"{model.stem}-{Path(board).stem}"
@@ -141,7 +193,11 @@ def compile_command(
         tables.show_compiled(compiled, directory)
 
 
-@cli.command("plan")
+@cli.command(
+    "plan",
+    short_help="List where a model can be cut, and what each cut costs.",
+    epilog=examples("tlc plan model.onnx --board esp32 --transport wifi", "tlc plan model.onnx --board qemu-m0 --json"),
+)
 @model_options
 @common
 def plan_command(
@@ -153,7 +209,12 @@ def plan_command(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     as_json: bool,
 ) -> None:
-    """List every legal cut of MODEL on a board: work, flash, RAM, bytes on the link; * marks the Pareto-optimal ones."""
+    """List every legal cut of MODEL on a board.
+
+    For each: multiply-accumulates and instructions of the device's part, flash, RAM, bytes on the link per inference, and
+    the time of both. * marks the Pareto-optimal ones, (+n) how many bytes too many. Instructions and time are estimates
+    from the board file; `tlc bench` counts.
+    """
     from tlc.pipeline import Options, plan_model
 
     options = Options(model, board, Path(), pack=pack, train=train, transport=transport, shapes=dict(shapes))
@@ -164,11 +225,19 @@ def plan_command(
         tables.show_plan(rows)
 
 
-@cli.command("size")
+@cli.command(
+    "size",
+    short_help="Hold a built firmware to the memory its bundle promised.",
+    epilog=examples("pio run -d digits && tlc size digits"),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @common
 def size_command(directory: Path, as_json: bool) -> None:
-    """Set the memory that DIR's bundle promises against its linked firmware; fail where the firmware takes more."""
+    """Hold the firmware built in DIR to the memory that its bundle promised.
+
+    Weights, tables, arena, link and our own stack are proven at compile time; code and the board's SDK are budgets. Exit
+    code 1 where the firmware takes more.
+    """
     from tlc.size import measure, require
 
     report = measure(directory)
@@ -179,17 +248,39 @@ def size_command(directory: Path, as_json: bool) -> None:
     require(report)
 
 
-@cli.command("run")
+@cli.command(
+    "run",
+    short_help="Run a file of samples through device and host.",
+    epilog=examples(
+        "tlc run digits --input x.npy --output y.npy",
+        "tlc run digits --device emulator --input test.npz --output y.npz",
+        "tlc run digits --device /dev/ttyUSB0 --input x_int8.npy --output smashed.npy --raw",
+    ),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--device", default="twin", show_default=True, help=DEVICES)
-@click.option("--input", "source", required=True, type=click.Path(path_type=Path), help="Samples: .npy or .npz.")
-@click.option("--output", "target", required=True, type=click.Path(path_type=Path), help="Results: .npy or .npz.")
-@click.option("--raw", is_flag=True, help="int8 in and out: the device's own, without the host segment.")
+@click.option(
+    "--input",
+    "source",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Samples: .npy, or .npz with x or x_test.",
+)
+@click.option(
+    "--output",
+    "target",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Results: .npy (the first output) or .npz (all).",
+)
+@click.option("--raw", is_flag=True, help="int8 in and out: what the device computes, without the host.")
 @common
 def run_command(directory: Path, device: str, source: Path, target: Path, raw: bool, as_json: bool) -> None:
     """Run a file of samples through the device and the host.
 
-    The leading axis is the samples, the rest the model's own input layout; floats in and out.
+    The leading axis is the samples, the rest the model's own input layout; float in and out.
     """
     import asyncio
 
@@ -204,10 +295,26 @@ def run_command(directory: Path, device: str, source: Path, target: Path, raw: b
         click.echo(f"{result.samples:,} samples on {device}{counted}: {result.output}")
 
 
-@cli.command("serve")
+@cli.command(
+    "serve",
+    short_help="Answer devices' samples, and train with them.",
+    epilog=examples(
+        "tlc serve digits --device /dev/ttyUSB0",
+        "tlc serve digits --device tcp://192.168.1.42:7777 --device tcp://192.168.1.43:7777",
+        "tlc serve digits --device emulator --train labelled.npz --batches 50 --once",
+    ),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--device", "devices", multiple=True, default=("twin",), help=DEVICES + " May be repeated.")
-@click.option("--train", "data", type=click.Path(path_type=Path), help="Labelled samples to train on first (.npz).")
+@click.option(
+    "--device", "devices", multiple=True, default=("twin",), show_default=True, help=DEVICES + " May be repeated."
+)
+@click.option(
+    "--train",
+    "data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Train on these first: .npz with x and y, or x_train and y_train. Needs a project compiled with --train last.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device.")
 @click.option("--batches", type=click.IntRange(1), default=100, show_default=True, help="Optimizer steps in a turn.")
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Samples in a step.")
@@ -227,9 +334,10 @@ def serve_command(
     once: bool,
     as_json: bool,
 ) -> None:
-    """Serve devices: answer their samples with the network's output, and train with them by split learning.
+    """Serve devices: answer the samples that they take with the network's output.
 
-    Ends cleanly with Ctrl-C.
+    With --train the devices first learn, in turns, by vanilla split learning: the host takes its SGD step in TensorFlow and
+    returns the gradient, the device's last layer takes its own. Ends with Ctrl-C.
     """
     import asyncio
 
@@ -252,12 +360,20 @@ def serve_command(
         click.echo(json.dumps({"devices": list(devices), "steps": history}))
 
 
-@cli.command("bench")
+@cli.command(
+    "bench",
+    short_help="Count instructions, stack, RAM and flash in the emulator.",
+    epilog=examples("tlc bench digits --layers"),
+)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--layers", is_flag=True, help="Each layer by itself.")
+@click.option("--layers", is_flag=True, help="Count each layer by itself, too.")
 @common
 def bench_command(directory: Path, layers: bool, as_json: bool) -> None:
-    """Count instructions, stack, RAM and flash of DIR's firmware on its emulated board. Exactly repeatable."""
+    """Count instructions, stack, RAM and flash of DIR's firmware on its emulated board.
+
+    Builds and boots it; needs a board whose emulator counts instructions (qemu-m4, qemu-m0, qemu-rv32). Instructions are
+    not cycles, but repeat exactly.
+    """
     import asyncio
 
     from tlc_host.bench import bench
