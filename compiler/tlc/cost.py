@@ -20,8 +20,9 @@ LINK_OVERHEAD = 48
 """Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
 
 
-DEVICE_BYTES = {4: 1096, 8: 1288}
-"""``sizeof(tlc_device_t)`` by the size of a pointer; the generated main.c does not compile where it is more."""
+DEVICE_BYTES = {4: 1152, 8: 1344}
+"""``sizeof(tlc_device_t)`` by the size of a pointer, rounded up to 64 bytes; the generated main.c does not compile where
+it is more."""
 
 LINK_SLOT = 20
 LINK_HEADER = 28
@@ -105,7 +106,7 @@ def link_message_bytes(graph: Graph) -> int:
 
 
 def link_ram_bytes(program: Program, board: Board) -> int:
-    """``tlc_device_t``, the link's windows and buffers, and a counter a layer: exactly what the generated main.c has."""
+    """``tlc_device_t``, the link's windows and buffers, and a counter a layer: what the generated main.c has."""
     link = board.link
     received = align(LINK_HEADER + link.fragment + LINK_CHECKSUM, 4)
     plain = LINK_HEADER + link.fragment + LINK_CHECKSUM
