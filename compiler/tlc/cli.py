@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from tlc import __version__
 from tlc.errors import TlcError
+from tlc.extras import require
 from tlc.report import tables
 
 if TYPE_CHECKING:
@@ -32,12 +35,13 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-class Shape(click.ParamType):
+class Shape(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
     """``NAME=1x49x10``."""
 
     name = "NAME=AxBxC"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name and the shape."""
         name, _, dims = str(value).rpartition("=")
         try:
             shape = tuple(int(n) for n in dims.split("x"))
@@ -57,16 +61,36 @@ def common(command: Command) -> Command:
     def wrapped(*args: Any, debug: bool, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except TlcError as error:
-            if debug:
-                raise
-            click.echo(f"tlc: {error}", err=True)
-            sys.exit(error.exit_code)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
         except KeyboardInterrupt:
-            click.echo("tlc: stopped", err=True)
-            sys.exit(130)
+            fail("stopped", 130)
+        except BrokenPipeError:  # the reader of our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except Exception as error:
+            if debug:
+                traceback.print_exception(error)
+            fail(*explain(error))
 
     return wrapped
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """One line about an error, and the exit code."""
+    while isinstance(error, BaseExceptionGroup):  # of tasks that ran side by side
+        error = error.exceptions[0]
+    if isinstance(error, TlcError):
+        return str(error), error.exit_code
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"internal error: {type(error).__name__}: {error}{place}; run again with --debug, and report it", 1
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Ends with one line on stderr."""
+    click.echo(f"tlc: {' '.join(text.split())}", err=True)
+    sys.exit(code)
 
 
 def model_options(command: Command) -> Command:
@@ -286,6 +310,8 @@ def run_command(directory: Path, device: str, source: Path, target: Path, raw: b
 
     from tlc_host.run import run_file
 
+    if device != "twin":
+        require("cobs")
     with progress(as_json) as say:
         result = asyncio.run(run_file(directory, device, source, target, raw=raw, progress=say))
     if as_json:
@@ -341,6 +367,7 @@ def serve_command(
     """
     import asyncio
 
+    require("cobs")
     from tlc_host.serve import Training, serve
 
     training = Training(data, rounds, batches, batch, lr, seed) if data else None
@@ -376,6 +403,7 @@ def bench_command(directory: Path, layers: bool, as_json: bool) -> None:
     """
     import asyncio
 
+    require("cobs")
     from tlc_host.bench import bench
 
     with progress(as_json) as say:
@@ -420,16 +448,22 @@ class progress:
             click.echo(f"\r\033[K{what}{part} ...", nl=False, err=True)
 
 
-def main() -> None:
-    """The entry point."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point.
+
+    Args:
+        arguments: of the command line; None: this process's.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        cli(standalone_mode=False)
+        cli(given or ["--help"], prog_name="tlc", standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "tlc"
+        fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except click.Abort:
-        click.echo("tlc: stopped", err=True)
-        sys.exit(130)
+        fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        fail("stopped", 130)
 
 
 if __name__ == "__main__":
