@@ -14,7 +14,15 @@ from tlc.ops.base import Bias, Call, Rows, Table
 from tlc.passes.pack import FrozenWeights, Packing
 from tlc.program import Program, Step, align
 
-__all__ = ["Estimate", "certificate", "estimate", "frozen_weights", "instructions", "link_message_bytes", "weight_bytes"]
+__all__ = [
+    "Estimate",
+    "certificate",
+    "estimate",
+    "frozen_weights",
+    "instructions",
+    "link_message_bytes",
+    "weight_bytes",
+]
 
 LINK_OVERHEAD = 48
 """Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
@@ -67,7 +75,9 @@ class Estimate:
 
 def weight_bytes(graph: Graph) -> int:
     """Weights and biases of an integer graph as the model has them."""
-    names = {name for node in graph.nodes if REGISTRY[node.op].weight_axis(node) is not None for name in node.inputs[1:]}
+    names = {
+        name for node in graph.nodes if REGISTRY[node.op].weight_axis(node) is not None for name in node.inputs[1:]
+    }
     return sum(graph[name].bytes for name in names)
 
 
