@@ -35,6 +35,9 @@ __all__ = [
 
 Transport = Literal["uart", "wifi", "tcp"]
 
+PROJECT_FILE = "board.toml"
+"""A project's copy of its board file."""
+
 PLATFORM = "tlc"
 """The name of our own PlatformIO platform."""
 
@@ -315,6 +318,20 @@ def load(name: str) -> Board:
     if board.id != name:
         raise BoardError(f"a board's id is its file's name, not '{board.id}'", where=str(path))
     return board
+
+
+def path_of(name: str) -> Path:
+    """The file of a board that :func:`load` finds."""
+    return Path(name).resolve() if name.endswith(".toml") or "/" in name else resources.boards_dir() / f"{name}.toml"
+
+
+def of_project(directory: str | Path) -> Board:
+    """The board that a project was compiled for: the copy of its file in the project.
+
+    Raises:
+        BoardError: the copy is missing or damaged.
+    """
+    return load(str(Path(directory).absolute() / PROJECT_FILE))
 
 
 @cache

@@ -151,6 +151,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     files: dict[str, str | bytes] = {
         **render_model(emission, bundle, settings),
         **render_application(program, bundle, settings),
+        boards.PROJECT_FILE: boards.path_of(options.board).read_text(),
         "bundle.json": bundle.to_json(),
         "report.json": json.dumps(_report(compiled, program), indent=2) + "\n",
     }

@@ -101,7 +101,7 @@ def measure(directory: Path) -> SizeReport:
     """
     directory = Path(directory)
     promised = bundle.load(directory)
-    board = boards.load(promised.board)
+    board = boards.of_project(directory)
     image = read_image(toolchain.firmware_elf(directory, board), directory)
     _check_machine(image, board)
     _check_hash(image, promised)

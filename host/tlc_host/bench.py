@@ -82,7 +82,7 @@ async def bench(directory: Path) -> BenchResult:
     from tlc.size import measure
 
     bundle = bundles.load(directory)
-    board = boards.load(bundle.board)
+    board = boards.of_project(directory)
     if board.emulator is None or not board.emulator.counts_instructions:
         raise BoardError(
             "nothing here counts this board's instructions",

@@ -48,7 +48,7 @@ async def open_device(directory: Path, device: str, **options: Any) -> AsyncIter
         ToolchainError: it cannot be built or booted.
     """
     bundle = bundles.load(directory)
-    board = boards.load(bundle.board)
+    board = boards.of_project(directory)
     process: EmulatorProcess | None = None
     opener: str | Callable[[], Awaitable[Transport]] = device
     if device == "twin":

@@ -180,3 +180,17 @@ def test_random_networks_equal_the_reference(seed: int, tmp_path: Path) -> None:
 def test_boards_know_every_operator_cost() -> None:
     for name in boards.names():
         assert all(boards.load(name).instructions(op, 1000, 10) > 0 for op in REGISTRY if op not in ("reshape", "opaque"))
+
+
+def test_a_users_own_board_goes_with_the_project(tmp_path: Path) -> None:
+    text = boards.path_of("qemu-m4").read_text().replace('id = "qemu-m4"', 'id = "my-board"')
+    own = tmp_path / "my-board.toml"
+    own.write_text(text.replace("ram_bytes = 262_144", "ram_bytes = 262_145", 1))
+    net = Builder("tiny", (1, 4), seed=0)
+    net.dense(3)
+    model = tmp_path / "tiny.tflite"
+    model.write_bytes(write_tflite(quantize(net.graph(), {"input": (-1.0, 1.0), "dense_out": (-2.0, 2.0)})))
+    compile_model(Options(model, str(own), tmp_path / "project", cut="none"))
+    own.unlink()
+    board = boards.of_project(tmp_path / "project")
+    assert (board.id, board.memory.ram_bytes) == ("my-board", 262_145)
