@@ -46,7 +46,6 @@ class Learned:
     elements: int
     offset: int
     accumulator: int
-    folded: int | None  # biases: with the input's zero point folded in, as kernels read them
 
 
 @dataclass
@@ -57,6 +56,8 @@ class Program:
     forward: list[Step]
     backward: list[Step] = field(default_factory=list)
     learned: list[Learned] = field(default_factory=list)
+    folded: dict[str, int] = field(default_factory=dict)
+    """Per node of which something learns: where in the state its biases lie as kernels read them (bytes)."""
     buffers: dict[str, Buffer] = field(default_factory=dict)
     arena_bytes: int = 0
     state_bytes: int = 0

@@ -149,8 +149,8 @@ class Emitter:
             return f"(float *)(state + {self.learned[arg.tensor].accumulator})"
         if isinstance(arg, Param):
             return f"(const int8_t *)(state + {self.learned[arg.tensor].offset})"
-        if isinstance(arg, Bias) and arg.tensor in self.learned:
-            return f"(const int32_t *)(state + {self.learned[arg.tensor].folded})"
+        if isinstance(arg, Bias) and step.node.name in self.program.folded:
+            return f"(const int32_t *)(state + {self.program.folded[step.node.name]})"
         suffix = "bias" if isinstance(arg, Bias) else arg.suffix
         return self.add_array(f"{step.name}_{suffix}", arg.values, f"{step.node.op} '{step.node.name}'")
 

@@ -22,9 +22,10 @@ from tlc.bundle import Bundle
 from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
 from tlc.errors import OutputError
 from tlc.graph import Tensor
+from tlc.ops.base import Bias
 from tlc.passes.pack import Packing, table_arrays
 from tlc.passes.schedule import gradient_name
-from tlc.program import Learned, Program
+from tlc.program import Program, Step
 from tlc.resources import firmware_dir
 
 __all__ = ["Emission", "Settings", "emit", "render_application", "render_model", "write_project"]
@@ -287,20 +288,30 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
                 ],
             }
         )
-    return updates, [_fold_line(program, emitter, learned) for learned in program.learned if learned.folded is not None]
+    return updates, [_fold_line(program, emitter, step) for step in program.forward if step.node.name in program.folded]
 
 
-def _fold_line(program: Program, emitter: Emitter, bias: Learned) -> str:
-    graph = program.graph
-    node = next(node for node in graph.nodes if node.name == bias.node)
-    weight = next(learned for learned in program.learned if learned.tensor == node.inputs[1])
-    rows = emitter.learned_rows[weight.tensor]
+def _fold_line(program: Program, emitter: Emitter, step: Step) -> str:
+    """Biases with the input's zero point folded in: from weights that learn, or by what frozen ones fold in."""
+    graph, node = program.graph, step.node
+    offsets = {learned.tensor: learned.offset for learned in program.learned}
     quant = graph[node.inputs[0]].quant
-    assert quant is not None
-    return (
-        f"tlc_fold_bias((const int8_t *)(state + {weight.offset}), {rows.shape[0]}, {rows.shape[1]}, "
-        f"(const int32_t *)(state + {bias.offset}), {quant.zero_point}, (int32_t *)(state + {bias.folded}));"
-    )
+    assert quant is not None and step.call is not None
+    name = node.inputs[2] if len(node.inputs) > 2 else None
+    if name in offsets:
+        bias = f"(const int32_t *)(state + {offsets[name]})"
+    else:
+        bias = emitter.add_array(f"{step.name}_true_bias", graph.data(name), f"{name}") if name else "NULL"
+    folded = f"(int32_t *)(state + {program.folded[node.name]})"
+    if node.inputs[1] in offsets:
+        rows, row_bytes = emitter.learned_rows[node.inputs[1]].shape
+        weights = f"(const int8_t *)(state + {offsets[node.inputs[1]]})"
+        return f"tlc_fold_bias({weights}, {rows}, {row_bytes}, {bias}, {quant.zero_point}, {folded});"
+    assert name is not None
+    whole = next(arg.values for arg in step.call.args if isinstance(arg, Bias))
+    part = (whole.view(np.uint32) - graph.data(name).astype(np.int32).view(np.uint32)).view(np.int32)
+    table = emitter.add_array(f"{step.name}_fold", part, f"what the input's zero point adds to {name}")
+    return f"tlc_add_bias({table}, {len(part)}, {bias}, {folded});"
 
 
 def _codes(emitter: Emitter) -> list[dict[str, Any]]:

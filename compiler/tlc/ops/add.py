@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from tlc.ops.base import (
     requantize,
 )
 from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
-from tlc.ops.training import copy_call, mask, mask_call
+from tlc.ops.training import Range, add_over, copy_call, mask, mask_call, move_call, real_range
 
 LEFT_SHIFT = 20
 """Both terms get this many fraction bits before they are rescaled: 255 · 2^20 leaves room for a sum in int32."""
@@ -107,15 +107,28 @@ class Add(Operator):
         )
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
-        shapes = {graph[name].shape for name in (*(node.inputs[index] for index in wanted), node.output)}
-        if len(shapes) > 1 or self.sign < 0:
-            return None
-        return mask_call(graph, node) + [copy_call(graph, node, index, index in adding) for index in sorted(wanted)]
+        y = graph[node.output].shape
+        calls = mask_call(graph, node, self._reach(graph, node))
+        for index in sorted(wanted):
+            shape, sign = graph[node.inputs[index]].shape, self.sign if index else 1
+            if shape == y and sign > 0:
+                calls.append(copy_call(graph, node, index, index in adding))
+            else:
+                loops = pair_loops(shape, y)
+                add = index in adding
+                calls.append(move_call(graph, node, index, loops, add=add, scale=sign, many_to_one=shape != y))
+        return calls
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        return dict.fromkeys(wanted, mask(graph, node, output, dy))
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        dy = mask(graph, node, output, dy, self._reach(graph, node))
+        for index, dx in sums.items():
+            add_over(dx, dy if index == 0 or self.sign > 0 else -dy)
+
+    def _reach(self, graph: Graph, node: Node) -> Range:
+        a, b = (real_range(graph, name) for name in node.inputs)
+        return (a[0] + b[0], a[1] + b[1]) if self.sign > 0 else (a[0] - b[1], a[1] - b[0])
 
 
 def _quants(graph: Graph, node: Node) -> tuple[Quant, Quant, Quant]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Activation, Array, Call, Grad, Operator, activation_range, apply_activation
 from tlc.ops.max_pool2d import pool_args, pool_fields, pool_grad_fields, small_pads, windows
-from tlc.ops.training import mask, mask_call
+from tlc.ops.training import mask, mask_call, real_range
 from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw
 
 
@@ -68,17 +68,16 @@ class AveragePool2d(Operator):
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         args = (Grad(node.output), Grad(node.inputs[0], is_output=True))
         fields = pool_grad_fields(graph, node, 0 in adding)
-        return [*mask_call(graph, node), Call("tlc_average_pool2d_grad_f32", "tlc_pool_grad_t", fields, args)]
+        call = Call("tlc_average_pool2d_grad_f32", "tlc_pool_grad_t", fields, args)
+        return [*mask_call(graph, node, real_range(graph, node.inputs[0])), call]
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        dy = mask(graph, node, output, dy)[0]
-        dx = np.zeros(inputs[0].shape[1:], np.float32)
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        dy, dx = mask(graph, node, output, dy, real_range(graph, node.inputs[0]))[0], sums[0][0]
         for oy, ox, rows, columns in windows(node.attrs, dx.shape, dy.shape):
             count = (rows.stop - rows.start) * (columns.stop - columns.start)
-            dx[rows, columns] += dy[oy, ox] / np.float32(count)
-        return {0: dx[None]}
+            dx[rows, columns] += dy[oy, ox] * (np.float32(1) / np.float32(count))
 
 
 def _counts(size: Sequence[int], a: Attrs) -> Array:

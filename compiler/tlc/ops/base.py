@@ -8,7 +8,7 @@ the shape rule, the constraints, the float form (TensorFlow), the int8 reference
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
@@ -180,16 +180,16 @@ class Operator(ABC):
         return None
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        """The backward contract on one sample: float32 gradients of the wanted inputs, in the C kernel's summation order.
-
-        A weight's gradient is laid out as the kernel's rows are: one output channel after another.
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        """The backward contract on one sample, in the C kernels' order of additions.
 
         Args:
             inputs: the integers of the forward pass, constants included.
             output: the integers it gave.
-            dy: float32, the gradient with respect to the reals of the output.
+            dy: float32 of the output's shape, the gradient with respect to its reals.
+            sums: for the index of each wanted input, the float32 array that its gradient is added to: an activation's
+                of its shape; a weight's with the output channel's axis first, as the kernel's rows are.
         """
         raise NotImplementedError(f"{self.name} has no gradient")
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlc.graph import Graph, Node
-from tlc.ops.base import Activation, Array, Call, activation_range, apply_activation
+from tlc.ops.base import Activation, activation_range, apply_activation
 from tlc.ops.quantize import Quantize
-from tlc.ops.training import copy_call, mask, mask_call
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,3 @@ class Clamp(Quantize):
         out = graph[node.output].quant
         assert out
         return activation_range(node.attrs.activation, out)
-
-    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
-        return [*mask_call(graph, node), copy_call(graph, node, 0, 0 in adding)]
-
-    def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        return {0: mask(graph, node, output, dy)}

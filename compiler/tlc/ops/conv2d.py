@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Accumulator, Activation, Address, Array, Call, Grad, Operator, Table, apply_activation
-from tlc.ops.training import bias_call, mask, mask_call, sum_rows
+from tlc.ops.base import Activation, Address, Array, Call, Operator, Table, apply_activation
+from tlc.ops.training import (
+    add_input_gradient,
+    add_weight_gradient,
+    convolution_calls,
+    mask,
+    sum_rows,
+    weight_scale,
+)
 from tlc.ops.window import (
     Pads,
     constant_bias,
@@ -121,12 +128,23 @@ class Conv2d(Operator):
         )
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
-        return weight_backward(graph, node, wanted, graph[node.inputs[1]].shape[1:3], node.attrs.groups)
+        w = graph.data(node.inputs[1])
+        window = geometry(graph, node, w.shape[1:3], node.attrs.groups)
+        return convolution_calls(graph, node, wanted, adding, window, fold_bias(graph, node, w.reshape(len(w), -1))[0])
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        return weight_gradient(graph, node, inputs, output, dy, wanted, inputs[1].shape[1:3], node.attrs.groups)
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        groups, quant = node.attrs.groups, graph[node.inputs[0]].quant
+        assert quant
+        dy = mask(graph, node, output, dy)[0]
+        if 1 in sums:
+            x = (inputs[0][0].astype(np.int32) - quant.zero_point).astype(np.float32)
+            add_weight_gradient(node.attrs, x, dy, quant.s, groups, sums[1])
+        if 2 in sums:
+            sums[2][...] += sum_rows(dy)
+        if 0 in sums:
+            add_input_gradient(node.attrs, inputs[1], dy * weight_scale(graph, node), groups, sums[0][0])
 
 
 def dilate(kernel: Any, dilations: tuple[int, int]) -> Any:
@@ -172,56 +190,3 @@ def geometry(graph: Graph, node: Node, kernel: Sequence[int], groups: int) -> di
         "pad_left": a.pads[1],
         "in_zp": quant_in.zero_point,
     }
-
-
-def weight_backward(
-    graph: Graph, node: Node, wanted: frozenset[int], kernel: Sequence[int], groups: int
-) -> list[Call] | None:
-    """The calls for the weight's and the bias's gradient of a convolution, depthwise or not."""
-    if 0 in wanted:
-        return None
-    quant = graph[node.inputs[0]].quant
-    assert quant
-    calls = mask_call(graph, node)
-    if 1 in wanted:
-        fields = {**geometry(graph, node, kernel, groups), "in_scale": float(quant.s)}
-        args = (Address(node.inputs[0]), Grad(node.output), Accumulator(node.inputs[1]))
-        calls.append(Call("tlc_conv2d_weight_grad_f32", "tlc_conv2d_grad_t", fields, args))
-    return calls + ([bias_call(graph, node)] if 2 in wanted else [])
-
-
-def weight_gradient(
-    graph: Graph,
-    node: Node,
-    inputs: Sequence[Array],
-    output: Array,
-    dy: Array,
-    wanted: frozenset[int],
-    kernel: Sequence[int],
-    groups: int,
-) -> dict[int, Array]:
-    """The same on arrays, pixel by pixel as the C kernel sums: rows (OC, KH, KW, C / groups)."""
-    a, quant = node.attrs, graph[node.inputs[0]].quant
-    assert quant
-    dy = mask(graph, node, output, dy)[0]
-    out_h, out_w, out_c = dy.shape
-    result: dict[int, Array] = {}
-    if 1 in wanted:
-        x = (inputs[0][0].astype(np.int32) - quant.zero_point).astype(np.float32)
-        height, width, channels = x.shape
-        g = dy * np.float32(quant.s)
-        group_c, group_out = channels // groups, out_c // groups
-        total = np.zeros((out_c, kernel[0], kernel[1], group_c), np.float32)
-        for oy in range(out_h):
-            for ox in range(out_w):
-                for ky in range(kernel[0]):
-                    for kx in range(kernel[1]):
-                        iy = oy * a.strides[0] + ky * a.dilations[0] - a.pads[0]
-                        ix = ox * a.strides[1] + kx * a.dilations[1] - a.pads[1]
-                        if 0 <= iy < height and 0 <= ix < width:
-                            seen = np.repeat(x[iy, ix].reshape(groups, group_c), group_out, axis=0)
-                            total[:, ky, kx] += g[oy, ox][:, None] * seen
-        result[1] = total
-    if 2 in wanted:
-        result[2] = sum_rows(dy)
-    return result

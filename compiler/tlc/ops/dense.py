@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from tlc.ops.base import (
     Table,
     apply_activation,
 )
-from tlc.ops.training import bias_call, mask, mask_call, sum_rows
+from tlc.ops.training import bias_call, mask, mask_call, sum_rows, weight_scale
 from tlc.ops.window import (
     constant_bias,
     constant_weight,
@@ -89,37 +89,49 @@ class Dense(Operator):
         )
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
-        if 0 in wanted:
-            return None
         x, output = graph[node.inputs[0]], graph[node.output]
         assert x.quant
         calls = mask_call(graph, node)
+        shape: dict[str, int | float | Table] = {
+            "samples": x.elements // x.shape[-1],
+            "in": x.shape[-1],
+            "out": output.shape[-1],
+        }
         if 1 in wanted:
-            fields: dict[str, int | float | Table] = {
-                "samples": x.elements // x.shape[-1],
-                "in": x.shape[-1],
-                "out": output.shape[-1],
-                "in_zp": x.quant.zero_point,
-                "in_scale": float(x.quant.s),
-            }
+            fields = {**shape, "in_zp": x.quant.zero_point, "in_scale": float(x.quant.s)}
             args = (Address(x.name), Grad(output.name), Accumulator(node.inputs[1]))
             calls.append(Call("tlc_dense_weight_grad_f32", "tlc_dense_grad_t", fields, args))
-        return calls + ([bias_call(graph, node)] if 2 in wanted else [])
+        if 2 in wanted:
+            calls.append(bias_call(graph, node))
+        if 0 in wanted:  # the last, because it rescales the output's gradient
+            scale = weight_scale(graph, node)
+            fields = {
+                **shape,
+                "w_scale": Table("w_scale", scale),
+                "per_channel": int(len(scale) > 1),
+                "add": int(0 in adding),
+            }
+            rows, _ = fold_bias(graph, node, graph.data(node.inputs[1]))
+            through = (rows, Grad(output.name, is_output=True), Grad(x.name, is_output=True))
+            calls.append(Call("tlc_dense_input_grad_f32", "tlc_dense_grad_t", fields, through))
+        return calls
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
         quant = graph[node.inputs[0]].quant
         assert quant
         dy = mask(graph, node, output, dy).reshape(-1, dy.shape[-1])
-        result: dict[int, Array] = {}
-        if 1 in wanted:
+        if 1 in sums:
             x = (inputs[0].astype(np.int32) - quant.zero_point).astype(np.float32).reshape(len(dy), -1)
-            g = dy * np.float32(quant.s)
             total = np.zeros(inputs[1].shape, np.float32)
-            for row, values in zip(g, x, strict=True):
+            for row, values in zip(dy, x, strict=True):
                 total += row[:, None] * values
-            result[1] = total
-        if 2 in wanted:
-            result[2] = sum_rows(dy)
-        return result
+            sums[1][...] += total * np.float32(quant.s)
+        if 2 in sums:
+            sums[2][...] += sum_rows(dy)
+        if 0 in sums:
+            dx = sums[0].reshape(len(dy), -1)
+            scaled = dy * weight_scale(graph, node)
+            for o, weights in enumerate(inputs[1].astype(np.float32)):
+                dx += scaled[:, o, None] * weights

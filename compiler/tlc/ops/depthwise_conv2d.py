@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,15 @@ import numpy as np
 
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Activation, Address, Array, Call, Operator, apply_activation
-from tlc.ops.conv2d import dilate, geometry, weight_backward, weight_gradient
+from tlc.ops.conv2d import dilate, geometry
+from tlc.ops.training import (
+    add_input_gradient,
+    add_weight_gradient,
+    convolution_calls,
+    mask,
+    sum_rows,
+    weight_scale,
+)
 from tlc.ops.window import (
     Pads,
     constant_bias,
@@ -116,9 +124,22 @@ class DepthwiseConv2d(Operator):
         )
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
-        return weight_backward(graph, node, wanted, graph[node.inputs[1]].shape[1:3], graph[node.inputs[0]].shape[3])
+        w = graph.data(node.inputs[1])
+        window = geometry(graph, node, w.shape[1:3], graph[node.inputs[0]].shape[3])
+        rows, _ = fold_bias(graph, node, w.reshape(-1, w.shape[3]).T)
+        return convolution_calls(graph, node, wanted, adding, window, rows)
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        return weight_gradient(graph, node, inputs, output, dy, wanted, inputs[1].shape[1:3], inputs[0].shape[3])
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        groups, quant = inputs[0].shape[3], graph[node.inputs[0]].quant
+        assert quant
+        dy = mask(graph, node, output, dy)[0]
+        if 1 in sums:
+            x = (inputs[0][0].astype(np.int32) - quant.zero_point).astype(np.float32)
+            add_weight_gradient(node.attrs, x, dy, quant.s, groups, np.moveaxis(sums[1], 1, -1))
+        if 2 in sums:
+            sums[2][...] += sum_rows(dy)
+        if 0 in sums:
+            rows = inputs[1].transpose(3, 1, 2, 0)
+            add_input_gradient(node.attrs, rows, dy * weight_scale(graph, node), groups, sums[0][0])

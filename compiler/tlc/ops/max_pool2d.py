@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Activation, Address, Array, Call, Grad, Operator, Table, activation_range, apply_activation
-from tlc.ops.training import mask, mask_call
+from tlc.ops.training import mask, mask_call, real_range
 from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw
 
 
@@ -67,21 +67,19 @@ class MaxPool2d(Operator):
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         args = (Address(node.inputs[0]), Grad(node.output), Grad(node.inputs[0], is_output=True))
         call = Call("tlc_max_pool2d_grad_f32", "tlc_pool_grad_t", pool_grad_fields(graph, node, 0 in adding), args)
-        return [*mask_call(graph, node), call]
+        return [*mask_call(graph, node, real_range(graph, node.inputs[0])), call]
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        a, x = node.attrs, inputs[0][0]
-        dy = mask(graph, node, output, dy)[0]
-        dx = np.zeros(x.shape, np.float32)
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        x, dx = inputs[0][0], sums[0][0]
+        dy = mask(graph, node, output, dy, real_range(graph, node.inputs[0]))[0]
         channels = np.arange(x.shape[2])
-        for oy, ox, rows, columns in windows(a, x.shape, dy.shape):
+        for oy, ox, rows, columns in windows(node.attrs, x.shape, dy.shape):
             window = x[rows, columns].reshape(-1, x.shape[2])
             best = window.argmax(axis=0)  # the first of equals, as in C
             width = columns.stop - columns.start
             dx[rows.start + best // width, columns.start + best % width, channels] += dy[oy, ox]
-        return {0: dx[None]}
 
 
 def pool_fields(graph: Graph, node: Node) -> dict[str, int | float | Table]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Quant, Shape
-from tlc.ops.base import Address, Array, Call, Grad, Operator, Table, quantize_multiplier, requantize
+from tlc.ops.base import Address, Array, Call, Operator, quantize_multiplier, requantize
+from tlc.ops.loops import MAX_LOOPS, merge_loops, strides
+from tlc.ops.training import mask, mask_call, move_call, real_range
 
 MAX_VALUES = 1 << 23
 
@@ -97,26 +99,23 @@ class Mean(Operator):
         )
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
-        runs = _runs(graph[node.inputs[0]].shape, node.attrs.axes)
-        if sum(is_reduced for is_reduced, _ in runs) > 1:
+        x = graph[node.inputs[0]]
+        if len(_runs(x.shape, node.attrs.axes)) > MAX_LOOPS:
             return None
-        at = next((index for index, (is_reduced, _) in enumerate(runs) if is_reduced), len(runs))
-        fields: dict[str, int | float | Table] = {
-            "outer": math.prod(size for _, size in runs[:at]),
-            "reduced": math.prod(size for _, size in runs[at : at + 1]),
-            "inner": math.prod(size for _, size in runs[at + 1 :]),
-            "add": int(0 in adding),
-        }
-        args = (Grad(node.output), Grad(node.inputs[0], is_output=True))
-        return [Call("tlc_mean_grad_f32", "tlc_mean_grad_t", fields, args)]
+        inner = iter(strides(tuple(n for axis, n in enumerate(x.shape) if axis not in node.attrs.axes)))
+        from_y = [0 if axis in node.attrs.axes else next(inner) for axis in range(len(x.shape))]
+        loops = merge_loops(zip(x.shape, strides(x.shape), from_y, strict=True))
+        share = float(np.float32(1) / np.float32(_count(x.shape, node.attrs.axes)))
+        masked = mask_call(graph, node, real_range(graph, x.name))
+        return [*masked, move_call(graph, node, 0, loops, add=0 in adding, scale=share)]
 
     def gradient(
-        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, wanted: frozenset[int]
-    ) -> dict[int, Array]:
-        shape = inputs[0].shape
-        kept = [1 if axis in node.attrs.axes else n for axis, n in enumerate(shape)]
-        share = dy / np.float32(_count(shape, node.attrs.axes))
-        return {0: np.broadcast_to(share.reshape(kept), shape).astype(np.float32)}
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        shape, axes = inputs[0].shape, node.attrs.axes
+        dy = mask(graph, node, output, dy, real_range(graph, node.inputs[0]))
+        kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
+        sums[0][...] += dy.reshape(kept) * (np.float32(1) / np.float32(_count(shape, axes)))
 
 
 def _count(shape: Sequence[int], axes: Sequence[int]) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from tlc.ops.base import (
     Address,
     Array,
     Call,
+    Grad,
     Operator,
     Table,
     activation_range,
@@ -25,6 +26,7 @@ from tlc.ops.base import (
     requantize,
 )
 from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
+from tlc.ops.training import Range, add_over, mask, mask_call, real_range
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,38 @@ class Mul(Operator):
             },
             (Address(node.inputs[0]), Address(node.inputs[1]), Address(node.output, is_output=True)),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        calls = mask_call(graph, node, self._reach(graph, node))
+        for index in sorted(wanted):
+            x, other = graph[node.inputs[index]], graph[node.inputs[1 - index]]
+            assert other.quant
+            loops = pair_loops(x.shape, other.shape)
+            fields: dict[str, int | float | Table] = {
+                "rank": len(loops),
+                "loops": Table(f"loops{index}", loops),
+                "clear": 0 if index in adding else x.elements,
+                "other_zp": other.quant.zero_point,
+                "other_scale": float(other.quant.s),
+            }
+            args = (Address(other.name), Grad(node.output), Grad(x.name, is_output=True))
+            calls.append(Call("tlc_mul_grad_f32", "tlc_mul_grad_t", fields, args))
+        return calls
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        dy = mask(graph, node, output, dy, self._reach(graph, node))
+        for index, dx in sums.items():
+            quant = graph[node.inputs[1 - index]].quant
+            assert quant
+            factor = (inputs[1 - index].astype(np.int32) - quant.zero_point).astype(np.float32)
+            add_over(dx, dy * np.float32(quant.s) * factor)
+
+    def _reach(self, graph: Graph, node: Node) -> Range:
+        a, b = (real_range(graph, name) for name in node.inputs)
+        products = [x * y for x in a for y in b]
+        return min(products), max(products)
 
 
 def _quants(graph: Graph, node: Node) -> tuple[Quant, Quant, Quant]:

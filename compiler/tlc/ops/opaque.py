@@ -45,6 +45,6 @@ class Opaque(Operator):
 def _unsupported(node: Node) -> UnsupportedOperator:
     attrs: Attrs = node.attrs
     return UnsupportedOperator(
-        f"operators on the device must be supported, but this one is not: {attrs.reason}",
+        f"cannot run on the device: {attrs.reason}",
         where=f"{attrs.op_type} '{node.name}'",
     )

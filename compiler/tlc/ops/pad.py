@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from tlc.graph import Graph, Node, Quant, Shape
 from tlc.ops.base import Address, Array, Call, Operator, Table
 from tlc.ops.loops import merge_loops, one_sample, rank_at_most_five, same_quantization, strides
+from tlc.ops.training import move_call
 
 
 def pads_not_negative(graph: Graph, node: Node) -> str | None:
@@ -63,6 +64,21 @@ class Pad(Operator):
             },
             (Address(x.name), Address(y.name, is_output=True)),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        x, y = graph[node.inputs[0]], graph[node.output]
+        steps = strides(y.shape)
+        loops = merge_loops(zip(x.shape, strides(x.shape), steps, strict=True))
+        offset = sum(before * step for (before, _), step in zip(node.attrs.pads, steps, strict=True))
+        return [move_call(graph, node, 0, loops, add=0 in adding, offset=offset)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        inside = tuple(
+            slice(before, before + n) for (before, _), n in zip(node.attrs.pads, inputs[0].shape, strict=True)
+        )
+        sums[0][...] += dy[inside]
 
 
 def _value(quant: Quant | None, real: float) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Address, Array, Call, Operator, quantize_multiplier, requantize
+from tlc.ops.training import copy_call, mask, mask_call, real_range
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,11 @@ class Quantize(Operator):
             },
             (Address(node.inputs[0]), Address(node.output, is_output=True)),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        return [*mask_call(graph, node, real_range(graph, node.inputs[0])), copy_call(graph, node, 0, 0 in adding)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        sums[0][...] += mask(graph, node, output, dy, real_range(graph, node.inputs[0]))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from tlc.errors import ModelError
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Array, Operator
+from tlc.ops.base import Array, Call, Operator
 from tlc.ops.loops import one_sample, rank_at_most_five, same_quantization
+from tlc.ops.training import copy_call
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,11 @@ class Reshape(Operator):
 
     def call(self, graph: Graph, node: Node) -> None:
         return None
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        return [copy_call(graph, node, 0, 0 in adding)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        sums[0][...] += dy.reshape(inputs[0].shape)

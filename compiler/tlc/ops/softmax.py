@@ -9,7 +9,7 @@ degree-4 polynomial on [−1/4, 0) and one multiplication for each higher bit, a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,16 @@ from tlc.ops.base import (
     Address,
     Array,
     Call,
+    Grad,
     Operator,
+    Scratch,
+    Table,
     quantize_multiplier,
     requantize,
     rounding_divide_by_pot,
     saturating_rounding_doubling_high_mul,
 )
+from tlc.ops.training import exp_f32
 
 DIFF_BITS = 5
 """Integer bits of a distance to the maximum: below −32 an exp is 0."""
@@ -115,6 +119,38 @@ class Softmax(Operator):
             },
             (Address(x.name), Address(node.output, is_output=True)),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        x = graph[node.inputs[0]]
+        assert x.quant
+        fields: dict[str, int | float | Table] = {
+            "rows": x.elements // x.shape[-1],
+            "classes": x.shape[-1],
+            "scale": _step(x.quant, node.attrs.beta),
+            "beta": float(np.float32(node.attrs.beta)),
+            "add": int(0 in adding),
+        }
+        args = (Address(x.name), Grad(node.output), Grad(x.name, is_output=True), Scratch(4 * x.shape[-1]))
+        return [Call("tlc_softmax_grad_f32", "tlc_softmax_grad_t", fields, args)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        quant = graph[node.inputs[0]].quant
+        assert quant
+        x, classes = inputs[0].astype(np.int32), inputs[0].shape[-1]
+        exps = exp_f32((x - x.max(axis=-1, keepdims=True)).astype(np.float32) * np.float32(_step(quant, node.attrs.beta)))
+        total, dot = (np.zeros((*x.shape[:-1], 1), np.float32) for _ in range(2))
+        for c in range(classes):  # in order
+            total += exps[..., c : c + 1]
+            dot += dy[..., c : c + 1] * exps[..., c : c + 1]
+        inverse = np.float32(1) / total
+        sums[0][...] += exps * inverse * (dy - dot * inverse) * np.float32(node.attrs.beta)
+
+
+def _step(quant: Quant, beta: float) -> float:
+    """What one integer step of the logits adds to an exponent, as a float32."""
+    return float(np.float32(np.float32(beta) * np.float32(quant.s)))
 
 
 def scaling(quant: Quant, beta: float) -> tuple[int, int, int]:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Address, Array, Call, Operator, Table
 from tlc.ops.loops import merge_loops, one_sample, rank_at_most_five, same_quantization, strides
+from tlc.ops.training import move_call
 
 
 def batch_stays_first(graph: Graph, node: Node) -> str | None:
@@ -57,3 +60,17 @@ class Transpose(Operator):
             {"rank": len(loops), "loops": Table("loops", loops)},
             (Address(x.name), Address(y.name, is_output=True)),
         )
+
+    def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
+        x, y = graph[node.inputs[0]], graph[node.output]
+        steps = strides(x.shape)
+        loops = merge_loops(
+            (count, steps[axis], step)
+            for count, axis, step in zip(y.shape, node.attrs.perm, strides(y.shape), strict=True)
+        )
+        return [move_call(graph, node, 0, loops, add=0 in adding)]
+
+    def gradient(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
+    ) -> None:
+        sums[0][...] += dy.transpose(np.argsort(node.attrs.perm))

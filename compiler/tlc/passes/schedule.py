@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tlc.errors import ModelError
 from tlc.graph import Graph, Node
 from tlc.ops import REGISTRY
 from tlc.ops.base import Address, Call, Grad, Rows, Scratch
@@ -65,23 +64,17 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
     if plan is None:
         return
     graph = program.graph
-    names = [name for name in plan.learned]
+    names = list(plan.learned)
     offset = 0
     offsets: dict[str, int] = {}
     for name in names:
         offsets[name] = offset
         offset = align(offset + graph[name].bytes, 4)
     program.param_bytes = offset
-    folded: dict[str, int | None] = dict.fromkeys(names)
     for node in graph.nodes:
-        if len(node.inputs) > 2 and (node.inputs[1] in offsets or node.inputs[2] in offsets):
-            bias = node.inputs[2]
-            if bias not in offsets:
-                raise ModelError(
-                    f"'{node.inputs[1]}' learns and its bias does not", where=f"{node.op} '{node.name}'"
-                )
-            folded[bias] = offset
-            offset = align(offset + graph[bias].bytes, 4)
+        if any(name in offsets for name in node.inputs[1:]):
+            program.folded[node.name] = offset
+            offset += 4 * graph[node.output].shape[-1]
     for name in names:
         program.learned.append(
             Learned(
@@ -91,7 +84,6 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
                 graph[name].elements,
                 offsets[name],
                 offset,
-                folded[name],
             )
         )
         offset += 4 * graph[name].elements

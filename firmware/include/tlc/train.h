@@ -4,8 +4,8 @@
  *
  * Gradients are with respect to reals: activations' gradients d loss / d (s (q - zp)), weights' gradients
  * d loss / d (s_w w). Each kernel's summation order is part of its definition: with -ffp-contract=off the NumPy
- * reference in compiler/tlc/ops, x86 and every target give the same bits. Terms that are zero by definition (a masked
- * gradient, a tap in the padding) are skipped, not added.
+ * reference in compiler/tlc/ops, x86 and every target give the same bits. Every sum begins at +0 and so never is -0:
+ * a term that is zero may be added or left out.
  */
 #ifndef TLC_TRAIN_H
 #define TLC_TRAIN_H
@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "tlc/model.h"
+#include "tlc/rows.h"
 
 /* ---- activations' gradients ---- */
 
@@ -41,50 +42,100 @@ typedef struct {
     uint8_t add;
 } tlc_pool_grad_t;
 
-/* The whole gradient goes to the first largest tap. x (in_h, in_w, channels), dy (out_h, out_w, channels) -> dx like x */
+/* The whole gradient goes to the first largest tap. x (in_h, in_w, channels), dy (out_h, out_w, channels) -> dx as x */
 void tlc_max_pool2d_grad_f32(const tlc_pool_grad_t *p, const int8_t *x, const float *dy, float *dx);
 
 /* dy (out_h, out_w, channels) -> dx (in_h, in_w, channels); padding is not counted */
 void tlc_average_pool2d_grad_f32(const tlc_pool_grad_t *p, const float *dy, float *dx);
 
+/* `loops` (rank, 3): count, step of dx, step of dy, in elements; outermost first. */
 typedef struct {
-    uint32_t outer, reduced, inner; /* x is (outer, reduced, inner), y is (outer, inner) */
+    uint32_t rank; /* 1..4 */
+    const int32_t *loops;
+    uint32_t offset; /* of the first element of dy */
+    uint32_t clear;  /* elements of dx to set to 0 first: where several of dy go to one */
+    float scale;
     uint8_t add;
-} tlc_mean_grad_t;
+} tlc_move_grad_t;
 
-void tlc_mean_grad_f32(const tlc_mean_grad_t *p, const float *dy, float *dx);
+/* dx (+)= scale * dy, element by element in the loops' order: broadcasts, means, transpositions, pads. */
+void tlc_move_grad_f32(const tlc_move_grad_t *p, const float *dy, float *dx);
 
-/* ---- weights' gradients, always added to the accumulators ---- */
+/* `loops` (rank, 3) over the elements of dy: count, step of dx, step of the other factor. */
+typedef struct {
+    uint32_t rank; /* 1..4 */
+    const int32_t *loops;
+    uint32_t clear; /* elements of dx to set to 0 first */
+    int32_t other_zp;
+    float other_scale;
+} tlc_mul_grad_t;
+
+/* dx += dy * other_scale * (other - other_zp) */
+void tlc_mul_grad_f32(const tlc_mul_grad_t *p, const int8_t *other, const float *dy, float *dx);
 
 typedef struct {
-    uint32_t in_h, in_w, in_c;
-    uint32_t out_h, out_w, out_c;
-    uint32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
-    uint32_t pad_top, pad_left;
-    uint32_t groups;   /* depthwise: in_c */
+    uint32_t rows, classes;
+    float scale; /* of beta * x */
+    float beta;
+    uint8_t add;
+} tlc_softmax_grad_t;
+
+/* From the logits x (rows, classes), since probabilities in 256 steps would tell too little of small ones:
+ * dx = beta p (dy - sum of dy p). scratch: `classes` floats, aligned. */
+void tlc_softmax_grad_f32(const tlc_softmax_grad_t *p, const int8_t *x, const float *dy, float *dx, void *scratch);
+
+/* ---- layers with weights ----
+ *
+ * A weight's gradient on a sample is summed over the positions in order, then multiplied by in_scale and added to its
+ * accumulator. An input's gradient is summed over output channels, and for each over the taps; it takes the weights as
+ * the forward pass does, row by row, so that they may stay packed. */
+
+/* Positions and steps are signed: a window may begin outside the image. */
+typedef struct {
+    int32_t in_h, in_w, in_c;
+    int32_t out_h, out_w, out_c;
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+    int32_t pad_top, pad_left;
+    int32_t groups; /* depthwise: in_c */
     int32_t in_zp;
     float in_scale;
+    const float *w_scale; /* (out_c) or (1) */
+    uint8_t per_channel;
+    uint8_t add;
 } tlc_conv2d_grad_t;
 
-/* x (in_h, in_w, in_c), dy (out_h, out_w, out_c) -> dw (out_c, kernel_h, kernel_w, in_c / groups) */
+/* x (in_h, in_w, in_c), dy (out_h, out_w, out_c) -> dw (out_c, kernel_h, kernel_w, in_c / groups), added to */
 void tlc_conv2d_weight_grad_f32(const tlc_conv2d_grad_t *p, const int8_t *x, const float *dy, float *dw);
 
+/* The same for dw (out_c, kernel_h, kernel_w), where output channel c * (out_c / in_c) + m reads input channel c. */
+void tlc_depthwise_conv2d_weight_grad_f32(const tlc_conv2d_grad_t *p, const int8_t *x, const float *dy, float *dw);
+
+/* dy (out_h, out_w, out_c), which is multiplied by w_scale in place -> dx (in_h, in_w, in_c) */
+void tlc_conv2d_input_grad_f32(const tlc_conv2d_grad_t *p, tlc_rows_t *w, float *dy, float *dx);
+void tlc_depthwise_conv2d_input_grad_f32(const tlc_conv2d_grad_t *p, tlc_rows_t *w, float *dy, float *dx);
+
 typedef struct {
-    uint32_t rows;     /* positions summed over: out_h * out_w, or the samples of a dense layer */
+    uint32_t rows; /* positions summed over: out_h * out_w, or the samples of a dense layer */
     uint32_t channels;
 } tlc_bias_grad_t;
 
-/* dy (rows, channels) -> db (channels) */
+/* dy (rows, channels) -> db (channels), added to */
 void tlc_bias_grad_f32(const tlc_bias_grad_t *p, const float *dy, float *db);
 
 typedef struct {
     uint32_t samples, in, out;
     int32_t in_zp;
     float in_scale;
+    const float *w_scale; /* (out) or (1) */
+    uint8_t per_channel;
+    uint8_t add;
 } tlc_dense_grad_t;
 
-/* x (samples, in), dy (samples, out) -> dw (out, in) */
+/* x (samples, in), dy (samples, out) -> dw (out, in), added to */
 void tlc_dense_weight_grad_f32(const tlc_dense_grad_t *p, const int8_t *x, const float *dy, float *dw);
+
+/* dy (samples, out), which is multiplied by w_scale in place -> dx (samples, in) */
+void tlc_dense_input_grad_f32(const tlc_dense_grad_t *p, tlc_rows_t *w, float *dy, float *dx);
 
 /* ---- the optimizer ---- */
 
@@ -103,8 +154,11 @@ void tlc_sgd_s8(const tlc_sgd_t *p, int8_t *w, float *grad, const tlc_step_t *st
 /* The same for biases, whose unit is s_w s_x. */
 void tlc_sgd_s32(const tlc_sgd_t *p, int32_t *b, float *grad, const tlc_step_t *step, float rate);
 
-/* folded[r] = bias[r] - in_zp * sum(w[r]): what the forward kernels read. */
+/* folded[r] = bias[r] - in_zp * sum(w[r]), modulo 2^32: what the forward kernels read. bias NULL: there is none. */
 void tlc_fold_bias(const int8_t *w, uint32_t rows, uint32_t row_elements, const int32_t *bias, int32_t in_zp,
                    int32_t *folded);
+
+/* folded[r] = part[r] + bias[r], modulo 2^32: the same where the weights are frozen and `part` is known. */
+void tlc_add_bias(const int32_t *part, uint32_t rows, const int32_t *bias, int32_t *folded);
 
 #endif /* TLC_TRAIN_H */

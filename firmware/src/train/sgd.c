@@ -16,10 +16,11 @@ static uint32_t stream_key(const tlc_sgd_t *p, const tlc_step_t *step) {
     return mix(mix(mix(step->seed) ^ step->step) ^ p->salt);
 }
 
-/* floor(x + u) for u uniform in [0, 1): x in the mean. |x| is cut at 2^24, where float32 has no fraction left. */
+/* floor(x + u) for u uniform in [0, 1): x in the mean. |x| is cut at 2^24, where float32 has no fraction left; what is
+ * not a number is no step. */
 static int32_t round_stochastically(float x, uint32_t random) {
     const float limit = 16777216.0f;
-    x = x > limit ? limit : x < -limit ? -limit : x;
+    x = x > limit ? limit : x < -limit ? -limit : x == x ? x : 0.0f;
     int32_t whole = (int32_t)x; /* toward zero */
     whole -= x < (float)whole ? 1 : 0;
     const float fraction = x - (float)whole; /* in [0, 1), exact */

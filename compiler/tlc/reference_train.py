@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The definition of a training step: forward in int8, backward and update in float32, on NumPy arrays.
+
+The generated C equals it bit for bit: every tensor after every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc.graph import Graph
+from tlc.ops import REGISTRY
+from tlc.ops.training import sgd_step
+from tlc.passes.backward import Plan
+
+__all__ = ["ReferenceTrainer"]
+
+Float = NDArray[np.float32]
+
+
+class ReferenceTrainer:
+    """One device that learns.
+
+    Args:
+        graph: integer, device side only; it is not changed.
+        plan: what learns, from :func:`tlc.passes.backward.differentiate`.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        self.graph = graph.copy()
+        self.plan = plan
+        self.samples = 0
+        self._values: dict[str, NDArray[Any]] = {}
+        self._axes = dict.fromkeys(plan.learned, 0)
+        for node in graph.nodes:
+            axis = REGISTRY[node.op].weight_axis(node)
+            if axis is not None and node.inputs[1] in self._axes:
+                self._axes[node.inputs[1]] = axis
+        self._sums = {name: np.zeros(self._rows(name).shape, np.float32) for name in plan.learned}
+
+    def forward(self, *inputs: NDArray[np.int8]) -> list[NDArray[np.int8]]:
+        """The outputs of one sample: inputs and outputs int8 of (1, …)."""
+        values: dict[str, NDArray[Any]] = dict(zip(self.graph.inputs, inputs, strict=True))
+        values.update({name: tensor.data for name, tensor in self.graph.tensors.items() if tensor.data is not None})
+        for node in self.graph.nodes:
+            values[node.output] = REGISTRY[node.op].int8(self.graph, node, [values[name] for name in node.inputs])
+        self._values = values
+        return [values[name] for name in self.graph.outputs]
+
+    def backward(self, gradient: Float) -> None:
+        """Adds the gradient of the sample of the last :meth:`forward` to the accumulators.
+
+        Args:
+            gradient: float32, d loss / d the reals of the first output, of its shape.
+        """
+        values, graph = self._values, self.graph
+        assert values, "backward comes after forward"
+        top = graph.outputs[0]
+        gradients: dict[str, Float] = {top: np.array(gradient, np.float32).reshape(graph[top].shape)}
+        for node, wanted in self.plan.order:
+            dy = gradients.pop(node.output)
+            sums: dict[int, Float] = {}
+            for index in sorted(wanted):
+                name = node.inputs[index]
+                if name in self._sums:
+                    sums[index] = self._sums[name]
+                else:
+                    sums[index] = gradients.setdefault(name, np.zeros(graph[name].shape, np.float32))
+            inputs = [values[name] for name in node.inputs]
+            REGISTRY[node.op].gradient(graph, node, inputs, values[node.output], dy, sums)
+        self._values = {}
+        self.samples += 1
+
+    def update(self, learning_rate: float, step: int, seed: int) -> None:
+        """One optimizer step on the gradients accumulated so far, which are cleared."""
+        assert self.samples, "update comes after backward"
+        for salt, name in enumerate(self.plan.learned):
+            tensor = self.graph[name]
+            assert tensor.quant is not None
+            rows = sgd_step(
+                self._rows(name),
+                self._sums[name],
+                tensor.quant.scale,
+                learning_rate=learning_rate,
+                samples=self.samples,
+                step=step,
+                seed=seed,
+                salt=salt,
+            )
+            tensor.data = np.ascontiguousarray(np.moveaxis(rows, 0, self._axes[name]))
+            self._sums[name][...] = 0
+        self.samples = 0
+        self._values = {}
+
+    def params(self) -> dict[str, NDArray[Any]]:
+        """The learned tensors' integers as they lie in the state: weights as rows, one an output channel."""
+        return {name: np.ascontiguousarray(self._rows(name)) for name in self.plan.learned}
+
+    def gradients(self) -> dict[str, Float]:
+        """The accumulators, laid out like :meth:`params`."""
+        return {name: total.copy() for name, total in self._sums.items()}
+
+    def _rows(self, name: str) -> NDArray[Any]:
+        return np.moveaxis(self.graph.data(name), self._axes[name], 0)
