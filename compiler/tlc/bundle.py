@@ -21,8 +21,8 @@ from tlc.graph import Origin, Quant
 
 __all__ = ["Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "load"]
 
-VERSION = 1
-PROTOCOL_VERSION = 1
+VERSION: Literal[1] = 1
+PROTOCOL_VERSION: Literal[1] = 1
 
 
 class _Model(BaseModel):
@@ -160,15 +160,22 @@ def load(directory: Path) -> Bundle:
         text = path.read_text()
     except OSError as error:
         raise BundleError(
-            f"no readable bundle ({error.strerror})", where=str(path), remedy="give the directory that tlc compile wrote"
+            f"no readable bundle ({error.strerror})",
+            where=str(path),
+            remedy="give the directory that tlc compile wrote",
         ) from None
+    except UnicodeDecodeError:
+        raise BundleError("is no text in UTF-8", where=str(path), remedy="it is damaged; compile again") from None
     try:
         bundle = Bundle.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
+        place = ".".join(str(part) for part in first["loc"])
+        found = f", not {first['input']!r}" if first["type"] == "literal_error" else ""
         raise BundleError(
-            f"{place}: {first['msg']}", where=str(path), remedy=f"this tlc reads version {VERSION}; compile again"
+            f"{place}{': ' if place else ''}{first['msg']}{found}",
+            where=str(path),
+            remedy=f"this tlc reads version {VERSION}; compile again",
         ) from None
     if bundle.hash != bundle.digest():
         raise BundleError(
@@ -182,7 +189,11 @@ def load(directory: Path) -> Bundle:
         try:
             found = hashlib.sha256((Path(directory) / name).read_bytes()).hexdigest()
         except OSError as error:
-            raise BundleError(f"{error.strerror}", where=str(path.with_name(name)), remedy="compile again") from None
+            raise BundleError(
+                f"the bundle names it, but it cannot be read ({error.strerror})",
+                where=str(path.with_name(name)),
+                remedy="compile again",
+            ) from None
         if found != wanted:
             raise BundleError(
                 f"has hash {found[:16]}, but the bundle names {wanted[:16]}",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Samples:
-    """Model inputs by name, (samples, ...), float32; and labels where the file carries them."""
+    """Model inputs by name, (samples, ...), float32; and labels, (samples,), where they were asked for."""
 
     inputs: dict[str, NDArray[np.float32]]
     labels: NDArray[np.int64] | None = None
@@ -51,19 +52,27 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except OSError as error:
         reason = error.strerror or "not a NumPy file"
         raise DataError(f"cannot be read ({reason})", where=str(path), remedy="give a .npy or .npz file") from None
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"is no NumPy array file ({error})", where=str(path), remedy="give a .npy or .npz file") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        # What is neither .npy nor .npz is taken for a pickle, which we do not read.
+        reason = "" if "pickle" in str(error) else f" ({error})"
+        raise DataError(
+            f"is no NumPy file of numbers, or a damaged one{reason}",
+            where=str(path),
+            remedy="give a .npy or .npz file",
+        ) from None
 
 
-def samples_for(path: Path, specs: Sequence[InputSpec], *, part: str = "train") -> Samples:
+def samples_for(path: Path, specs: Sequence[InputSpec], *, part: str = "train", labelled: bool = False) -> Samples:
     """The samples of a file for a model's inputs.
 
     Args:
         specs: the model's inputs.
         part: ``train`` or ``test``: which half of a file that has both.
+        labelled: the labels are wanted too.
 
     Raises:
-        DataError: no fitting key, a shape that does not fit, NaN, or inputs of different lengths.
+        DataError: no fitting key, a shape that does not fit, NaN, inputs of different lengths, or labels that are missing
+            or no class numbers.
     """
     arrays = load_arrays(path)
     found = _pick(path, arrays, specs, part)
@@ -74,11 +83,7 @@ def samples_for(path: Path, specs: Sequence[InputSpec], *, part: str = "train") 
     count = next(iter(lengths.values()))
     if count == 0:
         raise DataError("holds no sample", where=str(path), remedy="give at least one")
-    key = next((key for key in ("y", f"y_{part}") if key in arrays), None)
-    labels = None
-    if key and len(arrays[key]) == count:
-        labels = arrays[key].astype(np.int64)
-    return Samples(inputs, labels)
+    return Samples(inputs, _labels(path, arrays, found[specs[0].name][0], part, count) if labelled else None)
 
 
 def _pick(
@@ -98,6 +103,27 @@ def _pick(
     )
 
 
+def _labels(path: Path, arrays: Mapping[str, NDArray[Any]], picked: str, part: str, count: int) -> NDArray[np.int64]:
+    """``y`` beside ``x``, ``y_train`` beside ``x_train``; either of them beside inputs by name."""
+    wanted = [picked.replace("x", "y", 1)] if picked in ("x", "x_train", "x_test") else ["y", f"y_{part}"]
+    key = next((key for key in wanted if key in arrays), None)
+    if key is None:
+        raise DataError(
+            "holds no labels", where=str(path), remedy=f"add an array '{wanted[0]}' with one class a sample"
+        )
+    where = f"{path}: array '{key}'"
+    labels = arrays[key]
+    if labels.shape not in ((count,), (count, 1)):
+        raise DataError(
+            f"has shape {labels.shape}, but {count} samples need {count} labels",
+            where=where,
+            remedy="give one class number a sample",
+        )
+    if labels.dtype.kind not in "fiub" or not np.array_equal(labels, np.floor(labels)):
+        raise DataError("labels must be class numbers", where=where, remedy="number the classes from 0")
+    return labels.reshape(count).astype(np.int64)
+
+
 def _fit(path: Path, spec: InputSpec, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
     where = f"{path}: array '{key}'"
     if array.dtype.kind not in "fiub":
@@ -105,9 +131,11 @@ def _fit(path: Path, spec: InputSpec, key: str, array: NDArray[Any]) -> NDArray[
     sample = spec.shape[1:]
     if array.ndim == 0 or array.shape[1:] != sample:
         # A trailing or missing axis of one (28x28 for 28x28x1) is the same data.
-        if array.ndim == 0 or int(np.prod(array.shape[1:])) != int(np.prod(sample)) or _squeezed(
-            array.shape[1:]
-        ) != _squeezed(sample):
+        if (
+            array.ndim == 0
+            or int(np.prod(array.shape[1:])) != int(np.prod(sample))
+            or _squeezed(array.shape[1:]) != _squeezed(sample)
+        ):
             raise DataError(
                 f"has shape {array.shape}, but input '{spec.name}' takes (samples, {', '.join(map(str, sample))})",
                 where=where,

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from tlc import bundle as bundles
 from tlc.bundle import Bundle
 from tlc.data import InputSpec, load_arrays, samples_for
 from tlc.errors import DataError, OutputError
-from tlc_host.devices import open_device
 from tlc_host.server_model import ServerModel
-from tlc_host.session import Session
+
+if TYPE_CHECKING:
+    from tlc_host.session import Session
 
 __all__ = ["RunResult", "device_inputs", "infer_on_device", "run_file"]
 
@@ -70,6 +71,8 @@ async def run_file(
 
         smashed, ticks = Twin(directory).forward(*inputs), 0
     else:
+        from tlc_host.devices import open_device
+
         async with open_device(directory, device) as session:
             smashed, ticks = await infer_on_device(session, bundle, inputs, progress)
     if raw:
@@ -136,21 +139,38 @@ def _raw_inputs(source: Path, bundle: Bundle) -> list[Int8]:
 
 
 def _check_writable(target: Path) -> None:
+    """Before any work is done."""
     if target.suffix not in (".npy", ".npz"):
         raise OutputError("an output file ends in .npy or .npz", where=str(target), remedy="name it so")
     if not target.parent.is_dir():
         raise OutputError("its directory does not exist", where=str(target), remedy="create it first")
+    if target.is_dir():
+        raise OutputError("is a directory", where=str(target), remedy="name a file")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(target, error) from None
 
 
 def _write(target: Path, names: Sequence[str], results: Sequence[NDArray[Any]]) -> None:
+    """The file appears whole, or not at all."""
+    scratch = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=target.suffix, delete=False) as scratch:
+        with open(scratch, "xb") as file:
             if target.suffix == ".npy":
-                np.save(scratch, results[0])
+                np.save(file, results[0])
             else:
-                np.savez(scratch, **dict(zip(names, results, strict=True)))
-        os.replace(scratch.name, target)
+                arrays: dict[str, Any] = dict(zip(names, results, strict=True))
+                np.savez(file, **arrays)
+        os.replace(scratch, target)
     except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", where=str(target), remedy="choose another") from None
+        scratch.unlink(missing_ok=True)
+        raise _unwritable(target, error) from None
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
 
 
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot be written ({error.strerror})", where=str(target), remedy="choose another --output")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from tlc import bundle as bundles
 from tlc.bundle import Bundle
 from tlc.data import InputSpec, samples_for
-from tlc.errors import DataError, DeviceReset, LinkError, TlcError
+from tlc.errors import ConfigError, DataError, DeviceReset, LinkError, TlcError
+from tlc.extras import require
 from tlc_host.algorithms import vsl
 from tlc_host.devices import open_device
 from tlc_host.server_model import ServerModel
@@ -59,12 +61,13 @@ async def serve(
 
     Raises:
         DataError: the training data does not fit.
+        ConfigError: nothing learns in this project, or a setting of the training breaks a rule.
         BundleError: a device holds another bundle.
         LinkError: a device cannot be opened at the start.
     """
     bundle = bundles.load(directory)
     server = ServerModel(directory)
-    shards = _shards(training, bundle, len(devices)) if training else []
+    shards = _shards(training, server, len(devices)) if training else []
 
     async def answer(reply: SmashedReply) -> NDArray[np.float32]:
         smashed = reply.outputs[0].reshape(1, *bundle.outputs[0].shape[1:])
@@ -92,18 +95,28 @@ def load_shard(path: Path, bundle: Bundle, part: str = "train") -> vsl.Shard:
     Raises:
         DataError: it has no labels, or does not fit.
     """
-    samples = samples_for(path, [InputSpec(edge.file_name, edge.file_shape) for edge in bundle.inputs], part=part)
-    if samples.labels is None:
-        raise DataError("holds no labels", where=str(path), remedy="add an array 'y' (or y_train) with one class a sample")
     if len(bundle.inputs) != 1:
         raise DataError("training takes a model with one input", where=str(path))
     edge = bundle.inputs[0]
+    samples = samples_for(path, [InputSpec(edge.file_name, edge.file_shape)], part=part, labelled=True)
+    assert samples.labels is not None
     return vsl.Shard(edge.to_device(samples.inputs[edge.file_name]), samples.labels)
 
 
-def _shards(training: Training, bundle: Bundle, count: int) -> list[vsl.Shard]:
-    """Every device's share, dealt in turn."""
-    whole = load_shard(training.data, bundle)
+def _shards(training: Training, server: ServerModel, count: int) -> list[vsl.Shard]:
+    """Every device's share, dealt in turn; all that can be wrong is found before a device is opened."""
+    require("tensorflow")
+    if not 0 < training.learning_rate < math.inf:
+        raise ConfigError(f"the learning rate must be positive, but is {training.learning_rate}", where="--lr")
+    server.require_trainable()
+    whole = load_shard(training.data, server.bundle)
+    server.check_labels(whole.labels, str(training.data))
+    if len(whole.labels) < count:
+        raise DataError(
+            f"holds {len(whole.labels)} samples for {count} devices",
+            where=str(training.data),
+            remedy="give more samples",
+        )
     return [vsl.Shard(whole.inputs[number::count], whole.labels[number::count]) for number in range(count)]
 
 

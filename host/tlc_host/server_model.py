@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from tlc import bundle as bundles
 from tlc.bundle import Bundle
-from tlc.errors import DataError
+from tlc.errors import ConfigError, DataError
 
 __all__ = ["ServerModel", "StepResult"]
 
@@ -37,6 +39,7 @@ class ServerModel:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
         self.bundle: Bundle = bundles.load(directory)
         self._onnx: bytes | None = (Path(directory) / "host.onnx").read_bytes() if self.bundle.split else None
         self._session: Any = None
@@ -55,6 +58,36 @@ class ServerModel:
             return [np.concatenate(column) for column in zip(*parts, strict=True)]
         return list(session.run(None, {name: real}))
 
+    def require_trainable(self) -> None:
+        """Refuses a project that cannot be trained by both sides.
+
+        Raises:
+            ConfigError: there is no host segment, or nothing learns on the device.
+        """
+        if not self.bundle.split:
+            raise ConfigError(
+                "the whole network is on the device: there is no host segment to train",
+                where=str(self.directory),
+                remedy="compile with another --cut",
+            )
+        if not self.bundle.learned:
+            raise ConfigError(
+                "nothing learns on the device", where=str(self.directory), remedy="compile with --train last"
+            )
+
+    def check_labels(self, labels: NDArray[Any], where: str = "") -> None:
+        """Holds labels to the network's classes.
+
+        Raises:
+            DataError: one is out of range.
+        """
+        if labels.min() < 0 or labels.max() >= self.classes > 0:
+            raise DataError(
+                f"labels run from {labels.min()} to {labels.max()}, but the network has {self.classes} classes",
+                where=where,
+                remedy="number the classes from 0",
+            )
+
     def gradient(self, smashed: NDArray[np.int8], labels: NDArray[Any]) -> StepResult:
         """Loss and gradients of a batch's mean softmax cross-entropy at the weights as they are; :meth:`apply` steps.
 
@@ -64,12 +97,14 @@ class ServerModel:
             DataError: a label is out of range, or there is no host segment.
             UnsupportedOperator: the segment holds an operator that cannot be trained.
         """
-        if self._onnx is None:
-            raise DataError(
-                "the whole network is on the device: there is no host segment to train", remedy="compile with a --cut"
-            )
         if self._trainer is None:
+            if self._onnx is None:
+                raise DataError(
+                    "the whole network is on the device: there is no host segment to train",
+                    remedy="compile with another --cut",
+                )
             self._trainer = _Trainer(self._onnx)
+        self.check_labels(labels)
         edge = self.bundle.outputs[0]
         result = self._trainer.gradient(edge.to_file(smashed), labels)
         return StepResult(result.loss, result.correct, edge.origin.from_file(result.gradient, edge.shape))
@@ -91,6 +126,16 @@ class ServerModel:
             self._trainer = None
         elif self._trainer:
             self._trainer.restore(snapshot)
+
+    @cached_property
+    def classes(self) -> int:
+        """Values of the network's first output; 0 where the model file leaves its shape open."""
+        if self._onnx is None:
+            return math.prod(self.bundle.outputs[0].shape)
+        from tlc.frontends.onnx import read_onnx
+
+        graph = read_onnx(self._onnx)
+        return graph[graph.outputs[0]].elements
 
     def _runtime(self) -> Any:
         if self._session is None:
@@ -123,12 +168,6 @@ class _Trainer:
     def gradient(self, real: Float, labels: NDArray[Any]) -> StepResult:
         """``real`` and the gradient are in the file's layout."""
         tf = self.tf
-        classes = self.module.graph[self.module.logits].shape[-1]
-        if labels.min() < 0 or labels.max() >= classes:
-            raise DataError(
-                f"labels run from {labels.min()} to {labels.max()}, but the network has {classes} classes",
-                remedy="number the classes from 0",
-            )
         x = self.input.origin.from_file(real, self.input.shape) if self.input.origin else real
         loss, correct, gradients, at_cut = self._compiled(tf.constant(x), tf.constant(labels, tf.int64))
         for total, gradient in zip(self.totals, gradients, strict=True):

@@ -235,7 +235,11 @@ class _Reader:
         if data.dtype != np.float32:
             raise _Opaque(f"constants must be float32, but '{name}' is {data.dtype}")
         if not np.isfinite(data).all():
-            raise ModelError("weights must be finite, but some are infinite", where=f"constant '{name}'")
+            raise ModelError(
+                "weights must be finite, but some are infinite",
+                where=f"constant '{name}'",
+                remedy="train again, or export an earlier checkpoint",
+            )
         return data
 
     def integers(self, call: _Call, index: int, attribute: str) -> tuple[int, ...] | None:

@@ -66,7 +66,7 @@ def cut_named(graph: Graph, name: str) -> Cut:
     if name in by_name:
         return by_name[name]
     whole = name == "none"
-    origins = {t.origin.name: t for t in graph.tensors.values() if t.origin and graph.producer(t.name)}
+    origins = {t.origin.name: t for t in graph.tensors.values() if t.origin}
     tensor = origins.get(name) or graph.tensors.get(name)
     if not whole and (tensor is None or tensor.is_constant):
         names = [cut.file_name for cut in cuts]
@@ -78,6 +78,12 @@ def cut_named(graph: Graph, name: str) -> Cut:
             remedy = f"the deepest cut that avoids it is --cut {deepest}" if deepest else "no cut avoids it"
             raise UnsupportedOperator(error.rule, where=error.where, remedy=remedy)
     assert tensor is not None
+    if tensor.name in graph.inputs:
+        raise UsageError(
+            f"'{name}' is an input of the model, nothing would be left for the device",
+            where="--cut",
+            remedy=nearest(name, [cut.file_name for cut in cuts]),
+        )
     if tensor.name in graph.outputs:
         raise UsageError(
             f"'{name}' is an output of the model, nothing would be left for the host",
