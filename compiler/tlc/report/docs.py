@@ -37,7 +37,6 @@ class Entry:
 
     ``onnx`` and ``tflite``: name in the file → when it becomes this operator ("" where always).
     ``inputs``: shapes of the example's activations; ``weights``: of its constants, the bias last.
-    ``differentiable``: where it has a gradient, if not always.
     """
 
     onnx: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +44,6 @@ class Entry:
     inputs: tuple[Shape, ...] = (IMAGE,)
     weights: tuple[Shape, ...] = ()
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    differentiable: str = ""
 
 
 WINDOW = {"kernel": (2, 2), "strides": (2, 2)}
@@ -63,9 +61,7 @@ OPERATORS: dict[str, Entry] = {
     "dense": Entry(
         {"Gemm": "", "MatMul": "one side constant"}, {"FULLY_CONNECTED": ""}, inputs=(ROW,), weights=((4, 8), (4,))
     ),
-    "add": Entry(
-        {"Add": ""}, {"ADD": ""}, inputs=(IMAGE, IMAGE), differentiable="where that input has the output's shape"
-    ),
+    "add": Entry({"Add": ""}, {"ADD": ""}, inputs=(IMAGE, IMAGE)),
     "sub": Entry({"Sub": ""}, {"SUB": ""}, inputs=(IMAGE, IMAGE)),
     "mul": Entry({"Mul": "", "Div": "by a constant"}, {"MUL": ""}, inputs=(IMAGE, IMAGE)),
     "clamp": Entry(
@@ -76,12 +72,7 @@ OPERATORS: dict[str, Entry] = {
     "softmax": Entry({"Softmax": ""}, {"SOFTMAX": ""}, inputs=(ROW,)),
     "max_pool2d": Entry({"MaxPool": "1-D and 2-D", "GlobalMaxPool": ""}, {"MAX_POOL_2D": ""}, attrs=WINDOW),
     "average_pool2d": Entry({"AveragePool": "1-D and 2-D"}, {"AVERAGE_POOL_2D": ""}, attrs=WINDOW),
-    "mean": Entry(
-        {"GlobalAveragePool": "", "ReduceMean": ""},
-        {"MEAN": ""},
-        attrs={"axes": (1, 2)},
-        differentiable="where the axes are neighbours",
-    ),
+    "mean": Entry({"GlobalAveragePool": "", "ReduceMean": ""}, {"MEAN": ""}, attrs={"axes": (1, 2)}),
     "reshape": Entry(
         {"Reshape": "", "Flatten": "", "Squeeze": "", "Unsqueeze": ""},
         {"RESHAPE": "", "SQUEEZE": "", "EXPAND_DIMS": ""},
@@ -210,10 +201,9 @@ def _gradient(name: str, calls: bool = False) -> str:
             functions.update(dict.fromkeys(f"`{call.function}`" for call in made))
     if not found:
         return "no"
-    where = OPERATORS[name].differentiable
     if not calls:
         return ", ".join(found)
-    return f"of {' and '.join(found)}{', ' + where if where else ''}: {', '.join(functions)}"
+    return f"of {' and '.join(found)}: {', '.join(functions)}"
 
 
 def _backward(operator: Operator, graph: Graph, node: Node, index: int) -> list[Call] | None:
