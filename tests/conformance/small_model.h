@@ -19,11 +19,16 @@
 #define SMALL_ACC 112u
 #define SMALL_STATE 512u
 
+/* i % 7 */
+#define SMALL_SEVEN 0, 1, 2, 3, 4, 5, 6
+static const int8_t small_initial[SMALL_N] = {
+    SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN,
+    SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, SMALL_SEVEN, 0,           1,
+};
+
 static void small_init(tlc_ctx_t *ctx) {
     memset(ctx->state, 0, SMALL_STATE);
-    for (uint32_t i = 0; i < SMALL_N; i++) {
-        ctx->state[SMALL_W + i] = (uint8_t)(i % 7u);
-    }
+    memcpy(ctx->state + SMALL_W, small_initial, sizeof small_initial);
     ctx->samples = 0;
 }
 
@@ -75,7 +80,7 @@ static const char *const small_layers[] = {"first", "second"};
 static const tlc_tensor_t small_input = {"x", SMALL_X, SMALL_N, 0.5f, 3, {1, SMALL_N}, 2, TLC_S8};
 static const tlc_tensor_t small_output = {"y", SMALL_Y, SMALL_N, 0.25f, -4, {1, SMALL_N}, 2, TLC_S8};
 static const tlc_tensor_t small_gradient = {"g", SMALL_G, SMALL_N, 1.0f, 0, {1, SMALL_N}, 2, TLC_F32};
-static const tlc_param_t small_params[] = {{"w", SMALL_W, SMALL_N, TLC_S8}};
+static const tlc_param_t small_params[] = {{"w", SMALL_W, SMALL_N, TLC_S8, SMALL_ACC, small_initial}};
 
 const tlc_model_t tlc_model = {
     .name = "small",

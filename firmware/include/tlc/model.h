@@ -34,10 +34,15 @@ typedef struct {
 /* A tensor that learns; it lives in the state block. */
 typedef struct {
     const char *name;
-    uint32_t offset;   /* bytes from the start of the state */
-    uint32_t elements; /* of `dtype` */
-    uint8_t dtype;     /* TLC_S8: weights, TLC_S32: biases (true ones: the zero point is not folded in) */
+    uint32_t offset;      /* bytes from the start of the state */
+    uint32_t elements;    /* of `dtype` */
+    uint8_t dtype;        /* TLC_S8: weights, TLC_S32: biases (true ones: the zero point is not folded in) */
+    uint32_t accumulator; /* bytes from the start of the state: (elements) float32, the sum of the gradients since the
+                             last update; TLC_NO_ACCUMULATOR: there is none */
+    const void *initial;  /* (elements) of `dtype`: the values in flash; NULL: zeros */
 } tlc_param_t;
+
+#define TLC_NO_ACCUMULATOR 0xFFFFFFFFu
 
 /* What one optimizer step is told. */
 typedef struct {
@@ -81,8 +86,8 @@ struct tlc_ctx {
     /* Called after each layer of forward with its index; NULL: none. For watchdogs and profiles. */
     void (*on_layer)(void *arg, uint16_t layer);
     void *on_layer_arg;
-    uint32_t samples;     /* gradients accumulated since the last update */
-    uint8_t has_forward;  /* the arena holds a forward pass that backward may use */
+    uint32_t samples;    /* gradients accumulated since the last update */
+    uint8_t has_forward; /* the arena holds a forward pass that backward may use */
 };
 
 /* Binds an instance to its memory and loads the values from flash. */
