@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our gradients against TensorFlow's autodiff of the fake-quantized graph, on nets trained on scikit-learn's digits."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.datasets import load_digits
+from train_models import NETS
+from train_twin import integer, layers
+
+from tlc.graph import Graph
+from tlc.learn.fake_quant import FakeQuantModule
+from tlc.learn.module import GraphModule
+from tlc.ops import REGISTRY
+from tlc.passes.backward import differentiate
+from tlc.reference_train import ReferenceTrainer
+
+SAMPLES = 96
+
+
+@functools.cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    return (x[order].reshape(-1, 8, 8, 1) / 16).astype(np.float32), y[order].astype(np.int64)
+
+
+def loss_of(y: Any, labels: Any) -> Any:
+    """Cross-entropy, summed, of what the host would make of the tensor at the cut: a fixed projection to 10 classes."""
+    y = tf.reshape(y, (tf.shape(y)[0], -1))
+    size = int(y.shape[1])
+    head = np.eye(10) if size == 10 else np.random.default_rng(1).standard_normal((size, 10)) / np.sqrt(size)
+    logits = tf.matmul(y, tf.constant(head, y.dtype))
+    return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+@functools.cache
+def trained(name: str) -> tuple[Graph, Graph]:
+    """Float and integer, after a short training."""
+    tf.keras.utils.set_random_seed(0)
+    x, labels = digits()
+    module = GraphModule(NETS[name]().graph())
+    top = module.graph.outputs[0]
+    variables = [v for v in module.weights.values() if v.trainable]
+    optimizer = tf.keras.optimizers.Adam(3e-3)
+
+    @tf.function(reduce_retracing=True)
+    def step(images: Any, targets: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = loss_of(module({"input": images})[top], targets) / 64.0
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    for start in range(0, 80 * 16, 16):
+        step(x[start : start + 64], labels[start : start + 64])
+    graph = module.trained()
+    return graph, integer(graph, x[:256])
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def our_gradients(graph: Graph, q: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    trainer = ReferenceTrainer(graph, differentiate(graph, layers(graph)))
+    quant = graph[graph.outputs[0]].quant
+    assert quant is not None
+    for image, label in zip(q, labels, strict=True):
+        (y,) = trainer.forward(image[None])
+        real = tf.constant(quant.dequantize(y))
+        with tf.GradientTape() as tape:
+            tape.watch(real)
+            loss = loss_of(real, label[None])
+        trainer.backward(tape.gradient(loss, real).numpy())
+    axes = {node.inputs[1]: REGISTRY[node.op].weight_axis(node) for node in graph.nodes if len(node.inputs) > 1}
+    return {name: np.moveaxis(g, 0, axes.get(name) or 0) for name, g in trainer.gradients().items()}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_of_the_fake_quantized_graph(name: str) -> None:
+    _, graph = trained(name)
+    x, labels = digits()
+    quant = graph["input"].quant
+    assert quant is not None
+    q, labels = quant.quantize(x[1000 : 1000 + SAMPLES]), labels[1000 : 1000 + SAMPLES]
+    module = FakeQuantModule(graph)
+    learned = layers(graph)
+    with tf.GradientTape() as tape:
+        top = module({"input": q})[graph.outputs[0]]
+        loss = loss_of(top, labels)
+    theirs = tape.gradient(loss, [module.constants[n] for n in learned])
+    ours = our_gradients(graph, q, labels)
+    cosines = {n: cosine(ours[n], their.numpy()) for n, their in zip(learned, theirs, strict=True)}
+    print(name, {n: round(c, 5) for n, c in cosines.items()})
+    assert min(cosines.values()) >= 0.999, cosines
+    for n, their in zip(learned, theirs, strict=True):
+        size = np.linalg.norm(ours[n]) / np.linalg.norm(their.numpy())
+        assert 0.97 < size < 1.03, (n, size)
