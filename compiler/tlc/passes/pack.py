@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -76,6 +77,11 @@ class FrozenWeights:
     values: NDArray[np.int8]
     instructions: float
     uses: int = 1
+
+    @cached_property
+    def counts(self) -> Counts:
+        """How often each value occurs."""
+        return huffman.histogram(self.values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,13 +202,18 @@ def table_arrays(tables: Tables) -> list[CArray]:
     ]
 
 
+@cache
+def _canonical_codes(lengths: bytes) -> NDArray[np.int64]:
+    return huffman.canonical_codes(np.frombuffer(lengths, np.int8)).astype(np.int64)
+
+
 def decode_instructions(
     weights: FrozenWeights, lengths: Lengths, tables: Tables, cost: DecodeCost | None = None
 ) -> float:
     """Instructions per inference for decoding a tensor with a code."""
     cost = cost or DecodeCost()
-    counts = huffman.histogram(weights.values)
-    codes = huffman.canonical_codes(lengths).astype(np.int64)
+    counts = weights.counts
+    codes = _canonical_codes(lengths.tobytes())
     longer = np.flatnonzero(lengths > tables.lookup_bits)
     length = lengths[longer].astype(np.int64)
     starts = -tables.lookup[codes[longer] >> (length - tables.lookup_bits)].astype(np.int64)
@@ -226,7 +237,7 @@ def pack(weights: Mapping[str, FrozenWeights], mode: PackMode, cost: DecodeCost 
     packed: dict[str, PackedWeights] = {}
     for name, tensor in weights.items():
         rows, row_bytes = tensor.values.shape
-        entropy = huffman.entropy(huffman.histogram(tensor.values))
+        entropy = huffman.entropy(tensor.counts)
         code = code_of.get(name)
         if code is None:
             packed[name] = PackedWeights("raw", rows, row_bytes, tensor.values, None, entropy, 0.0)
@@ -252,7 +263,7 @@ def _words(size: int) -> int:
 
 def _codes(weights: Mapping[str, FrozenWeights], mode: PackMode, cost: DecodeCost) -> list[_Code]:
     """The codes and who uses them. Tensors that do not pay leave, and the codes are made anew without them."""
-    counts = {name: huffman.histogram(tensor.values) for name, tensor in weights.items()}
+    counts = {name: tensor.counts for name, tensor in weights.items()}
     candidates = [name for name, tensor in weights.items() if tensor.values.size]
     if mode == "auto":  # those that even the quickest tables would not save need not shape the codes
         candidates = [
