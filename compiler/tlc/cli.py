@@ -111,10 +111,11 @@ def model_options(command: Command) -> Command:
             ),
             click.option(
                 "--train",
-                type=click.Choice(["none", "last"]),
                 default="none",
                 show_default=True,
-                help="What learns on the device: nothing, or its last layer with weights.",
+                metavar="none|last|bias|full|SPEC",
+                help="What learns on the device: nothing, the last layer with weights, every bias, everything, or a list of "
+                "tensors: 'conv3.bias,fc.*'.",
             ),
             click.option(
                 "--transport",
@@ -191,7 +192,7 @@ def compile_command(
     model: Path,
     board: str,
     pack: Any,
-    train: Any,
+    train: str,
     transport: str | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     cut: str,
@@ -228,7 +229,7 @@ def plan_command(
     model: Path,
     board: str,
     pack: Any,
-    train: Any,
+    train: str,
     transport: str | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     as_json: bool,

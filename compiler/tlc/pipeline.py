@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -24,12 +24,13 @@ from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
 from tlc.graph import Graph, Node, Tensor
 from tlc.ops import REGISTRY
-from tlc.passes.backward import differentiate, last_layer
+from tlc.passes.backward import differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples
 from tlc.passes.canonicalize import canonicalize
 from tlc.passes.pack import PackMode, Packing, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
+from tlc.passes.select import parse_spec
 from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split
 from tlc.program import Program
 
@@ -49,7 +50,7 @@ class Options:
     cut: str = "auto"
     calib: Path | None = None
     pack: PackMode = "auto"
-    train: Literal["none", "last"] = "none"
+    train: str = "none"
     transport: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
@@ -108,7 +109,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     samples = _samples(graph, options, warnings)
     device = _to_integers(device_float, samples, options, say, warnings)
     say("packing", 0, 1)
-    learned = last_layer(device) if options.train == "last" else {}
+    learned = parse_spec(device, options.train)
     program, packing = _program(device, board, options.pack, learned)
     row = estimate(cut.file_name, program, board, packing, transport)
     _require_fit(row, board)
@@ -182,7 +183,7 @@ def _estimates(graph: Graph, board: Board, options: Options, transport: str) -> 
     for cut in cuts:
         device, _ = split(integer, cut)
         try:
-            learned = last_layer(device) if options.train == "last" else {}
+            learned = parse_spec(device, options.train)
             program, packing = _program(device, board, options.pack, learned)
         except UsageError as error:  # nothing can learn there
             refusals.append(error)
