@@ -127,7 +127,7 @@ def _labels(path: Path, arrays: Mapping[str, NDArray[Any]], picked: str, part: s
 def _fit(path: Path, spec: InputSpec, key: str, array: NDArray[Any]) -> NDArray[np.float32]:
     where = f"{path}: array '{key}'"
     if array.dtype.kind not in "fiub":
-        raise DataError(f"has type {array.dtype}, but numbers are needed", where=where)
+        raise DataError(f"has type {array.dtype}, but numbers are needed", where=where, remedy="save it as float32")
     sample = spec.shape[1:]
     if array.ndim == 0 or array.shape[1:] != sample:
         # A trailing or missing axis of one (28x28 for 28x28x1) is the same data.

@@ -159,12 +159,16 @@ class _Reader:
             self._require_known(call.output)
         try:
             lower(self, call)
-        except ValueError as error:  # shapes of constants that ONNX's own checks let through
-            raise ModelError(
-                f"its inputs and attributes do not fit together: {error}",
-                where=f"{proto.op_type} '{proto.name or call.output}'",
-                remedy="check the export",
-            ) from error
+        except (ValueError, ModelError) as error:  # shapes of constants that ONNX's own checks let through
+            if isinstance(error, ModelError) and error.remedy:
+                raise
+            rule = (
+                error.rule
+                if isinstance(error, ModelError)
+                else f"its inputs and attributes do not fit together: {error}"
+            )
+            where = f"{proto.op_type} '{proto.name or call.output}'"
+            raise ModelError(rule, where=where, remedy="check the export") from error
         made = self.graph[self.tensors[call.output]].shape
         said = self._shape(call.output)
         if made != said:
