@@ -48,7 +48,8 @@ def commands(text: str, program: str) -> list[list[str]]:
 def mentions(text: str) -> list[list[str]]:
     """The same of ``tlc`` in the prose, where options are given; arguments may be left out there."""
     codes = CODE.findall(prose(text))
-    return [shlex.split(code)[1:] for code in codes if code.startswith("tlc ") and " -" in code and "…" not in code]
+    found = [shlex.split(code)[1:] for code in codes if code.startswith("tlc ") and " -" in code and "…" not in code]
+    return [words for words in found if words[0] != "COMMAND"]
 
 
 def shown(program: str) -> list[Any]:
