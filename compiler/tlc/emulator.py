@@ -200,7 +200,7 @@ def boot(
 
     Args:
         spec: the board file's ``[emulator]`` table: ``kind`` (``"qemu"`` or ``"process"``), ``program``, ``args``,
-            ``seed_address``.
+            ``seed_address``, ``uart_queue``.
         elf: the image.
         port: the UART's TCP port on the loopback interface; 0 is any free one.
         seed: what the program's entropy starts from; None is a random one.
@@ -283,7 +283,13 @@ def _qemu_command(spec: Mapping[str, Any], image: Path, uart: int, monitor: int,
     command += ["-semihosting-config", "enable=on,target=native"]  # the program's exit code
     command += ["-icount", f"shift={int(spec.get('icount_shift', 0))}"]
     command += ["-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"]
-    command += ["-chardev", f"socket,id=uart,fd={uart},server=on,wait=off,nodelay=on", "-serial", "chardev:uart"]
+    socket_of_uart = f"socket,id=uart,fd={uart},server=on,wait=off,nodelay=on"
+    if spec.get("uart_queue"):
+        # The multiplexer's queue of 32 bytes feeds the UART while the CPU reads it, without a turn of QEMU's main loop
+        # and a wake-up for each byte. No byte is 256, so none is its escape character.
+        socket_of_uart += ",mux=on"
+        command += ["-echr", "256"]
+    command += ["-chardev", socket_of_uart, "-serial", "chardev:uart"]
     if "seed_address" in spec:
         value = secrets.randbits(32) if seed is None else seed & 0xFFFFFFFF
         command += ["-device", f"loader,addr={int(spec['seed_address']):#x},data={value:#x},data-len=4"]

@@ -37,7 +37,8 @@ def test_every_board_loads(name: str) -> None:
     assert board.instructions("an-operator-without-a-row", 100, 10) > 0
     assert board.link.bytes_per_second(board.transports[0]) > 0
     assert board.emulated == (board.platformio.platform == boards.PLATFORM)
-    assert board.link.peer_window * (board.link.fragment + 64) <= 4096  # what the Arduino port buffers
+    if board.port == "arduino":
+        assert board.link.peer_window * (board.link.fragment + 64) <= 4096  # what it buffers
 
 
 def test_a_users_file(tmp_path: Path) -> None:
