@@ -815,8 +815,10 @@ void tlc_link_release(tlc_link_t *link, const tlc_link_message_t *message) {
     link->grant = (link->grant + charge(incoming->length, own_unit(link))) & 0xFFFFFFu;
     incoming->used = 0;
     incoming->taken = 0;
-    if (!link->ack_pending) { /* tell of the credit soon: an answer may carry it */
-        link->ack_pending = 1;
-        link->ack_ms = link->said_ms + ACK_DELAY_MS;
+    for (uint32_t i = 0; i < TLC_LINK_OUTGOING; i++) {
+        if (link->outgoing[i].used && link->outgoing[i].next != link->outgoing[i].length) {
+            return; /* a frame that is about to go tells of the credit */
+        }
     }
+    link->ack_now = 1; /* the host may be waiting for it */
 }
