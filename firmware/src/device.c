@@ -13,6 +13,7 @@
 #define RESULT_MAX_BYTES 4096u  /* of float values that it takes */
 #define OWN_REQUEST 0x80000000u /* set in the request numbers that the device chooses */
 #define READS_PER_POLL 16
+#define LONG_MS 1000u /* work that may take so long is announced to the host */
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
@@ -20,7 +21,43 @@ static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 static uint32_t now_ms(const tlc_device_t *device) { return device->config.port->millis(device->config.port->self); }
 static uint64_t ticks(const tlc_device_t *device) { return device->config.port->ticks(device->config.port->self); }
 
+static bool flush(tlc_device_t *device);
+
+/* Around everything that computes: the host is to bear the silence. Its own request was acknowledged with the word
+ * already; a sample of ours is not worth a frame, unless it takes long. */
+static uint32_t begin_work(tlc_device_t *device) {
+    device->busy = true;
+    tlc_link_busy(&device->link, true, device->longest_ms >= LONG_MS);
+    (void)flush(device);
+    return now_ms(device);
+}
+
+static void end_work(tlc_device_t *device, uint32_t start) {
+    const uint32_t spent = now_ms(device) - start;
+    device->longest_ms = device->longest_ms == UINT32_MAX ? spent : max_u32(device->longest_ms, spent);
+    tlc_link_busy(&device->link, false, false);
+    device->busy = false;
+}
+
 /* ---- where messages arrive ---- */
+
+/* A message buffer that nothing uses; NULL: none, or this is too large. */
+static uint8_t *free_buffer(tlc_device_t *device, uint32_t payload_bytes) {
+    if (payload_bytes > device->slot_bytes) {
+        return NULL;
+    }
+    for (uint32_t i = 0; i < device->link.config.messages; i++) {
+        uint8_t *buffer = device->config.message + i * device->slot_bytes;
+        bool used = false;
+        for (uint32_t j = 0; j < device->link.config.messages; j++) {
+            used = used || (device->link.incoming[j].used && device->link.incoming[j].payload == buffer);
+        }
+        if (!used) {
+            return buffer;
+        }
+    }
+    return NULL;
+}
 
 static uint8_t *place_in_arena(tlc_device_t *device, uint8_t type, uint32_t payload_bytes, uint8_t index) {
     const tlc_model_t *model = device->config.model;
@@ -56,14 +93,12 @@ static bool place(void *arg, uint8_t type, uint32_t length, uint32_t offset, con
     const uint32_t header_bytes = tlc_message_header_bytes(type);
     where->header_bytes = min_u32(header_bytes, TLC_LINK_HEADER_BYTES);
     where->payload = NULL;
-    if (length <= header_bytes || header_bytes > TLC_LINK_HEADER_BYTES) {
-        return true; /* too short, or no bulk message: answered when it is whole */
+    if (length <= header_bytes || header_bytes > TLC_LINK_HEADER_BYTES || type == TLC_MSG_TEST) {
+        return true; /* too short, no bulk message, or bytes without meaning: answered when it is whole */
     }
     const uint32_t payload_bytes = length - header_bytes;
     if (device->config.message) {
-        if (payload_bytes <= device->config.message_bytes) {
-            where->payload = device->config.message;
-        }
+        where->payload = free_buffer(device, payload_bytes);
         return true;
     }
     if (device->busy || device->outputs_due || tlc_link_payloads(&device->link)) {
@@ -171,6 +206,11 @@ tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *co
     }
     largest = max_u32(largest, TLC_PARAMS_BYTES + min_u32(model->param_bytes, room));
     largest = max_u32(largest, TLC_RESULT_BYTES + min_u32(RESULT_MAX_BYTES, room));
+    const uint32_t payload = (largest - TLC_FORWARD_BYTES + 15u) & ~15u; /* FORWARD has the shortest header */
+    const uint32_t slots = config->message ? min_u32(config->message_bytes / payload, TLC_LINK_INCOMING) : 1u;
+    device->slot_bytes = slots > 1 ? payload : config->message_bytes;
+    device->longest_ms = UINT32_MAX;
+    device->params_at = model->param_bytes;
     tlc_link_config_t link;
     memset(&link, 0, sizeof link);
     link.memory = config->link_memory;
@@ -178,7 +218,7 @@ tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *co
     link.fragment = config->fragment;
     link.window = config->window;
     link.peer_window = config->peer_window;
-    link.messages = 1;
+    link.messages = (uint8_t)max_u32(slots, 1);
     link.max_message = largest;
     link.boot = device->boot;
     link.place = place;
@@ -239,6 +279,8 @@ static bool say_hello(tlc_device_t *device) {
     tlc_put_u32(message + TLC_HELLO_UPTIME, now_ms(device) - device->boot_ms);
     tlc_put_u32(message + TLC_HELLO_PARAMS, model->param_bytes);
     memcpy(message + TLC_HELLO_HASH, model->bundle_hash, TLC_HASH_BYTES);
+    tlc_put_u32(message + TLC_HELLO_ID, config->id[0]);
+    tlc_put_u32(message + TLC_HELLO_ID + 4, config->id[1]);
     const uint32_t name = min_u32((uint32_t)strlen(config->board), TLC_HELLO_MAX_NAME);
     memcpy(message + TLC_HELLO_BYTES, config->board, name);
     return tlc_link_send(&device->link, TLC_STREAM_CONTROL, TLC_MSG_HELLO, NULL, 0, message, TLC_HELLO_BYTES + name) ==
@@ -280,13 +322,13 @@ static void say_stats(tlc_device_t *device) {
 }
 
 static tlc_status_t run(tlc_device_t *device) {
-    device->busy = true;
+    const uint32_t began = begin_work(device);
     const uint64_t start = ticks(device);
     device->layer_start = start;
     const tlc_status_t status = tlc_run_forward(&device->ctx);
     device->forward_ticks = ticks(device) - start;
     device->forwards++;
-    device->busy = false;
+    end_work(device, began);
     return status;
 }
 
@@ -404,11 +446,11 @@ static void take_backward(tlc_device_t *device) {
                   status == TLC_ERR_NUMERIC ? "the gradient is not finite" : "no gradient of this size and type");
         return;
     }
-    device->busy = true;
+    const uint32_t began = begin_work(device);
     const uint64_t start = ticks(device);
     status = model->backward(&device->ctx);
     device->backward_ticks = ticks(device) - start;
-    device->busy = false;
+    end_work(device, began);
     device->keep = false;
     if (status != TLC_OK) {
         say_error(device, status, "the backward pass failed");
@@ -445,11 +487,11 @@ static void take_step(tlc_device_t *device) {
         say_error(device, TLC_ERR_STATE, "no gradient is accumulated");
         return;
     }
-    device->busy = true;
+    const uint32_t began = begin_work(device);
     const uint64_t start = ticks(device);
     const tlc_status_t status = model->update(&device->ctx, &step);
     device->update_ticks = ticks(device) - start;
-    device->busy = false;
+    end_work(device, began);
     if (status != TLC_OK) {
         say_error(device, status, "the update failed");
         return;
@@ -487,14 +529,42 @@ static void take_set_params(tlc_device_t *device) {
         say_error(device, TLC_ERR_SIZE, "not the size of the learned tensors");
         return;
     }
+    if (offset > device->params_at) { /* a set begins at 0 and leaves out no piece; each may come twice */
+        say_error(device, TLC_ERR_STATE, "a piece of the learned tensors before this one is missing");
+        return;
+    }
     if (held->payload_bytes) {
         memcpy(device->config.state + offset, held->payload, held->payload_bytes);
-        if (device->config.model->refresh) {
+        const uint32_t end = offset + held->payload_bytes;
+        device->params_at = offset ? max_u32(device->params_at, end) : end;
+        if (device->params_at == total && device->config.model->refresh) {
             device->config.model->refresh(&device->ctx);
         }
     }
     device->ctx.has_forward = 0;
     say_done(device, 0, 0);
+}
+
+/* Between the pieces of SET_PARAMS the tensors are half the old and half the new: nobody is to see or use them. */
+static bool wants_params(uint8_t type) {
+    return type == TLC_MSG_FORWARD || type == TLC_MSG_BACKWARD || type == TLC_MSG_STEP || type == TLC_MSG_GET_PARAMS;
+}
+
+/* From the arena, as it is: what the bytes are does not matter, and nothing is disturbed. */
+static void take_test(tlc_device_t *device) {
+    const uint32_t count = tlc_get_u32(device->held.header + TLC_TEST_COUNT);
+    if (count > device->config.model->arena_bytes) {
+        say_error(device, TLC_ERR_SIZE, "more than the arena has");
+        return;
+    }
+    uint8_t message[TLC_TEST_BYTES];
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_put_u32(message + TLC_TEST_COUNT, count);
+    const tlc_status_t status =
+        answer(device, TLC_STREAM_BULK, TLC_MSG_TEST, message, sizeof message, device->config.arena, count);
+    if (status == TLC_ERR_SIZE) {
+        say_error(device, status, "more than the host takes at once");
+    }
 }
 
 static void take_welcome(tlc_device_t *device) {
@@ -531,6 +601,7 @@ static void take_reset_state(tlc_device_t *device) {
     device->ctx.has_forward = 0;
     device->step = 0;
     device->backward = 0;
+    device->params_at = device->config.model->param_bytes;
     say_done(device, 0, 0);
 }
 
@@ -544,6 +615,10 @@ static void handle(tlc_device_t *device) {
     }
     if (!device->welcomed && held->type != TLC_MSG_WELCOME && held->type != TLC_MSG_REFUSE) {
         say_error(device, TLC_ERR_STATE, "not welcomed yet");
+        return;
+    }
+    if (device->params_at < device->config.model->param_bytes && wants_params(held->type)) {
+        say_error(device, TLC_ERR_STATE, "the learned tensors are half written: send the other pieces, or RESET_STATE");
         return;
     }
     switch (held->type) {
@@ -577,6 +652,9 @@ static void handle(tlc_device_t *device) {
     case TLC_MSG_RESET_STATE:
         take_reset_state(device);
         break;
+    case TLC_MSG_TEST:
+        take_test(device);
+        break;
     default:
         say_error(device, TLC_ERR_ARG, "no such message type");
         break;
@@ -599,7 +677,8 @@ static bool serve(tlc_device_t *device) {
     const uint32_t payloads = tlc_link_payloads(&device->link);
     device->output_in_use = device->output_in_use && payloads;
     if (!device->answered) {
-        const bool overlap = device->held.type == TLC_MSG_FORWARD && device->output_in_use;
+        const bool overlap =
+            (device->held.type == TLC_MSG_FORWARD && device->output_in_use) || device->held.type == TLC_MSG_TEST;
         if (tlc_link_room(&device->link) < 2 || (payloads && !overlap)) {
             return false;
         }
@@ -639,7 +718,8 @@ static void local_result(tlc_device_t *device) {
 
 static bool take_sample(tlc_device_t *device) {
     const tlc_device_config_t *config = &device->config;
-    if (!config->sample || device->holding || device->outputs_due || device->keep || tlc_link_payloads(&device->link)) {
+    if (!config->sample || device->holding || device->outputs_due || device->keep ||
+        device->params_at < config->model->param_bytes || tlc_link_payloads(&device->link)) {
         return false;
     }
     if (!config->standalone && (!device->welcomed || tlc_link_room(&device->link) < 2)) {

@@ -41,6 +41,7 @@ __all__ = [
     "Stats",
     "Status",
     "Step",
+    "Test",
     "Welcome",
     "message_name",
     "parse",
@@ -141,10 +142,10 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hello(Message):
-    """Device: who I am and what I hold. ``token`` is that of the last WELCOME since boot, 0: none."""
+    """Device: who I am and what I hold. ``token`` is that of the last WELCOME since boot, ``id`` the board's own number; 0: none."""
 
     TYPE = 0x10
-    FIXED = struct.Struct("<HBx9I32s")
+    FIXED = struct.Struct("<HBx9I32sQ")
     FIELDS = (
         "version",
         "reset",
@@ -158,6 +159,7 @@ class Hello(Message):
         "uptime_ms",
         "param_bytes",
         "bundle_hash",
+        "id",
     )
     TAIL = "board"
 
@@ -173,6 +175,7 @@ class Hello(Message):
     uptime_ms: int = 0
     param_bytes: int = 0
     bundle_hash: bytes = bytes(32)
+    id: int = 0
     board: bytes = b""
 
 
@@ -431,6 +434,20 @@ class Log(Message):
     text: bytes = field(default=b"")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Test(Message):
+    """A test of the line, both ways: ``data`` means nothing. Host: ``count`` bytes are to come back."""
+
+    TYPE = 0x2F
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<I")
+    FIELDS = ("count",)
+    TAIL = "data"
+
+    count: int = 0
+    data: bytes = field(default=b"")
+
+
 M = TypeVar("M", bound=Message)
 
 MESSAGES: dict[int, type[Message]] = {
@@ -454,6 +471,7 @@ MESSAGES: dict[int, type[Message]] = {
         Done,
         Error,
         Log,
+        Test,
     )
 }
 

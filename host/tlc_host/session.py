@@ -45,6 +45,7 @@ SampleHook = Callable[["SmashedReply"], "Float32 | Awaitable[Float32] | None"]
 BACKLOG = 8192
 RETRY_S = 0.002
 COMMON_AND_PARAMS = 24
+PATTERN = bytes(range(1, 251))
 
 _log = logging.getLogger("tlc.device")
 
@@ -341,6 +342,16 @@ class Session:
         assert isinstance(reply, m.Layers)
         return np.frombuffer(reply.ticks, "<u4")
 
+    async def test(self, send: int, receive: int) -> None:
+        """Sends bytes that mean nothing and has others sent back: what the line can carry, without the model.
+
+        Raises:
+            DeviceError: status SIZE when ``receive`` is more than the device's arena has.
+        """
+        await self._ask(
+            [m.Test(request=self._number(), count=receive, data=(PATTERN * (send // 250 + 1))[:send])], m.Test
+        )
+
     async def reset_state(self) -> m.Done:
         """The learned tensors back to the values in flash; the step counter to 0."""
         return await self._ask_done(m.ResetState(request=self._number()))
@@ -374,14 +385,19 @@ class Session:
             self._outbox.extend(parts)
             self._flush()
         try:
-            return await asyncio.wait_for(future, self._timeout)
-        except TimeoutError:
+            while True:
+                done, _ = await asyncio.wait({future}, timeout=self._timeout)
+                if done:
+                    return future.result()
+                if not self._link.peer_busy:  # one that computes says so; the link gives up one that does so for ever
+                    break
             raise DeviceTimeout(
                 f"no answer to {parts[-1].name} within {self._timeout:g} s",
                 where=self.name,
                 remedy="is the device running, and the line connected?",
-            ) from None
+            )
         finally:
+            future.cancel()
             self._pending.pop(request, None)
 
     async def _wait_greeted(self) -> None:

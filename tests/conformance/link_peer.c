@@ -121,6 +121,8 @@ int peer_next(peer_t *peer, uint8_t *out, uint32_t *count) {
     return message.type | message.stream << 8;
 }
 
+void peer_busy(peer_t *peer, int busy, int announce) { tlc_link_busy(&peer->link, busy != 0, announce != 0); }
+
 void peer_counters(const peer_t *peer, uint32_t *out) { memcpy(out, &peer->link.counters, sizeof peer->link.counters); }
 
 uint32_t peer_rtt_ms(const peer_t *peer) { return peer->link.srtt8 >> 3; }

@@ -81,7 +81,7 @@ def frames() -> list[dict[str, Any]]:
         fields = {
             "type": RNG.randrange(16, 256),
             "stream": RNG.randrange(3),
-            "flags": RNG.choice([0, 2]),
+            "flags": RNG.choice([0, 2, 4, 6]),
             "credit": RNG.randrange(1 << 24),
             "counter": RNG.randrange(1 << 16),
             "session": RNG.randrange(1 << 32),
@@ -120,10 +120,12 @@ def messages() -> list[dict[str, Any]]:
                 "uptime_ms": 123456,
                 "param_bytes": 1000,
                 "bundle_hash": digest,
+                "id": 0x0000A1B2C3D4E5F6,
                 "board": b"qemu-m4",
             },
             struct.pack("<HBB9I", 1, 4, 0, 3, 0xB0070001, 0x70CE0001, 17, 2, 40, 39, 123456, 1000)
             + digest
+            + struct.pack("<Q", 0x0000A1B2C3D4E5F6)
             + b"qemu-m4",
         ),
         (0x11, "Welcome", {"token": 7, "bundle_hash": digest}, struct.pack("<I", 7) + digest),
@@ -152,6 +154,7 @@ def messages() -> list[dict[str, Any]]:
         (0x2C, "Done", {"of": 0x24, "flags": 1, "samples": 3, "ticks": 12}, struct.pack("<BBHIQ", 0x24, 1, 0, 3, 12)),
         (0x2D, "Error", {"of": 0x23, "status": 2, "text": b"no"}, bytes([0x23, 2, 0, 0]) + b"no"),
         (0x2E, "Log", {"level": 30, "text": b"warm"}, bytes([30, 0, 0, 0]) + b"warm"),
+        (0x2F, "Test", {"count": 3, "data": b"abc"}, struct.pack("<I", 3) + b"abc"),
     ]
     stats = [
         *(
@@ -185,7 +188,7 @@ def messages() -> list[dict[str, Any]]:
     ]
     values = dict(zip(stats, range(100, 120), strict=True))
     cases.append((0x29, "Stats", values, struct.pack("<3Q17I", *values.values())))
-    header_bytes = {"Hello": 88, "Error": 20, "Log": 20, "Layers": 16, "Forward": 20, "Smashed": 28, "Result": 20}
+    header_bytes = {"Hello": 96, "Test": 20, "Error": 20, "Log": 20, "Layers": 16, "Forward": 20, "Smashed": 28, "Result": 20}
     header_bytes |= {"Backward": 28, "Params": 24, "SetParams": 24}
     return [
         {

@@ -78,6 +78,9 @@ class Device:
         found = self._c.peer_next(self._at, self._buffer, ctypes.byref(count))
         return None if found < 0 else (found & 255, found >> 8, self._buffer.raw[: count.value])
 
+    def busy(self, on: bool, *, announce: bool = False) -> None:
+        self._c.peer_busy(self._at, int(on), int(announce))
+
     @property
     def session(self) -> int:
         return int(self._c.peer_session(self._at))

@@ -266,7 +266,7 @@ def test_serial_line_serves_one_host_after_another(out: Path, tmp_path: Path, bo
         for host in range(2):
             with serial_wire(board) as wire:
                 hello = wire.greet()
-                assert hello.payload[88:] == board_id.encode()
+                assert hello.payload[96:] == board_id.encode()
                 assert hello.payload[18] == (4 if board_id == "esp32" else 1), "reset reason: watchdog; power on"
                 assert hello.payload[56:60] == bytes([1, 2, 3, 4])
                 for request in range(1, 4):

@@ -6,12 +6,13 @@ from __future__ import annotations
 import ctypes
 import random
 from collections import deque
+from typing import Any
 
 import pytest
 from link_simulator import Channel, Device, World, build_peer
 
 from tlc_host.link import EndReason, Frame, Link, State, Stream
-from tlc_host.link.frame import encode
+from tlc_host.link.frame import encode, parse
 
 
 @pytest.fixture(scope="session")
@@ -287,3 +288,111 @@ def test_ram(peer: ctypes.CDLL) -> None:
     """On 64 bits; a 32-bit CPU needs less. What PROTOCOL.md says holds."""
     peer.peer_link_bytes.restype = ctypes.c_size_t
     assert peer.peer_link_bytes(4, 256) < 2048
+
+
+def test_no_frame_is_32_above_the_oldest(peer: ctypes.CDLL) -> None:
+    """One fragment is lost again and again while all others arrive: neither side may run ahead of the bitmap."""
+    for direction in ("down", "up"):
+        w = world(peer, 53, window=32, fragment=128, messages=2)
+        w.connect()
+        channel: Channel = getattr(w, direction)
+        queue = w.to_device if direction == "down" else w.to_host
+        real, lost, seen = channel.put, [0], [0]
+
+        def put(wire: bytes, now: float, real: Any = real, lost: list[int] = lost, seen: list[int] = seen) -> None:
+            frame = parse(wire[:-1])
+            assert frame is not None
+            if frame.type >= 16:
+                seen[0] = max(seen[0], frame.sequence)
+                if frame.sequence == 3 and lost[0] < 6:
+                    lost[0] += 1
+                    return
+            real(wire, now)
+
+        channel.put = put  # type: ignore[method-assign]
+        queue[Stream.BULK] = deque((41, bytes(8000)) for _ in range(3))
+        while lost[0] < 6:
+            w.step()
+        assert seen[0] == 3 + 31, direction
+        w.run(3 if direction == "down" else 0, 3 if direction == "up" else 0, 60_000)
+
+
+def test_busy_is_waited_for(peer: ctypes.CDLL) -> None:
+    """A device that computes for a minute says so, is waited for, and is not flooded; then all goes on."""
+    w = world(peer, 59)
+    w.connect()
+    w.device.busy(True, announce=True)
+    for _ in range(20):
+        w.step()
+    assert w.host.peer_busy and not w.host._session.ack_pending  # type: ignore[union-attr]
+    w.to_device[Stream.BULK] = deque([(40, bytes(5000))])
+    session, sent = w.host.session, w.down.frames
+    heard: list[bytes] = []
+    w.up.loss = 1.0
+    for _ in range(6000):  # nobody reads and nobody writes there
+        w.now += 10
+        while w.host.state is State.OPEN and (wire := w.host.output(w.now, 1)):
+            heard.append(wire)
+    assert w.host.session == session, "the session went on"
+    assert len(heard) < 8 + 60 * 4, "two frames and a question a second, at most"
+    for wire in heard[:8]:
+        w.device.receive(wire, w.now)
+    w.up.loss = 0.0
+    w.device.busy(False)
+    w.run(1, 0, 10_000)
+    assert w.host.session == w.device.session == session and not w.host.peer_busy
+    assert w.down.frames > sent
+
+
+def test_a_busy_device_that_dies_is_given_up(peer: ctypes.CDLL) -> None:
+    w = world(peer, 61)
+    w.connect()
+    w.device.busy(True, announce=True)
+    w.run(0, 0, 1)
+    for _ in range(20):
+        w.step()
+    w.up.loss = 1.0
+    for _ in range(605):
+        w.now += 1000 - 1
+        w.host.output(w.now, 1)  # a host that listens all the time
+        w.now += 1
+        w.host.output(w.now, 1)
+    assert w.host.state is State.ENDED and "nothing heard for 600 s" in w.host.events[-1].detail
+
+
+def test_a_whole_message_is_work_to_come(peer: ctypes.CDLL) -> None:
+    w = world(peer, 67)
+    w.connect()
+    assert w.host.send(40, Stream.BULK, bytes(10))
+    for _ in range(30):  # the device acknowledges it, and does not look at it
+        w.now += 1
+        for wire in w.down.get(w.now):
+            w.device.receive(wire, w.now)
+        for wire in w.up.get(w.now):
+            w.host.receive(wire, w.now)
+        while wire := w.host.output(w.now, 1):
+            w.down.put(wire, w.now)
+        while wire := w.device.output(w.now):
+            w.up.put(wire, w.now)
+    assert w.host.unacknowledged == 0 and w.host.peer_busy
+    for _ in range(30):
+        w.step()
+    assert not w.host.peer_busy, "it was taken"
+
+
+def test_time_that_nobody_listened_is_no_silence(peer: ctypes.CDLL) -> None:
+    """A side that slept for a minute has not been left alone for a minute."""
+    for sleeper in ("device", "host"):
+        w = world(peer, 71)
+        w.connect()
+        for _ in range(20):
+            w.step()
+        session = w.host.session
+        w.now += 60_000
+        if sleeper == "device":
+            w.host._polled_ms = w.host._session.heard_ms = w.now  # type: ignore[union-attr]
+        else:
+            w.device.receive(encode(Frame(5, session=session, counter=9)), w.now)
+        w.to_device[Stream.BULK] = deque([(40, bytes(5000))])
+        w.run(1, 0, 10_000)
+        assert w.host.session == w.device.session == session

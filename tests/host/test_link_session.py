@@ -24,7 +24,8 @@ from tlc.errors import (
     ProtocolError,
 )
 from tlc_host import messages as m
-from tlc_host.link import Link, Stream
+from tlc_host.link import Flag, Link, Stream
+from tlc_host.link.frame import parse
 from tlc_host.session import Session, SmashedReply
 from tlc_host.transports import open_transport
 
@@ -367,3 +368,99 @@ def test_messages_without_a_welcome_are_refused(twin: SmallTwin) -> None:
     errors = [r for r in replies if isinstance(r, m.Error)]
     assert [(e.request, e.status) for e in errors] == [(4, m.Status.STATE), (5, m.Status.STATE)]
     assert b"not welcomed" in errors[0].text
+
+
+def test_half_a_set_of_parameters_is_never_used(twin: SmallTwin) -> None:
+    """A host that ends between two pieces leaves no mixture of old and new to compute with."""
+
+    async def work() -> None:
+        async with await Session.connect(twin.open, HASH) as session:
+            new = np.arange(N).astype(np.int8)
+            x = np.zeros(N, np.int8)
+
+            async def piece(offset: int, end: int) -> m.Done:
+                data = new.tobytes()[offset:end]
+                return await session._ask_done(
+                    m.SetParams(request=session._number(), offset=offset, total=N, data=data)
+                )
+
+            with pytest.raises(DeviceError, match="piece of the learned tensors before this one is missing"):
+                await piece(0, 30)
+                await piece(60, N)
+            for call in (session.infer(x), session.get_params(), session.step(1, 0.1)):
+                with pytest.raises(DeviceError, match="half written: send the other pieces, or RESET_STATE") as caught:
+                    await call
+                assert caught.value.status == m.Status.STATE
+            twin.c.tlc_twin_sample(twin.at, np.zeros(N, np.float32).ctypes.data_as(ctypes.c_void_p))
+            await session.reset_state()
+            assert await session.get_params() == W0.tobytes()
+            await piece(0, 30)
+            await piece(30, 60)
+            await piece(30, 60)  # a piece that was asked again
+            await piece(60, N)
+            await piece(60, N)  # ... and the last one, when the set is whole
+            assert np.array_equal((await session.infer(x)).outputs[0], new)
+            await piece(0, 30)  # a set begun anew
+            await session.set_params(W0.tobytes())
+            assert np.array_equal((await session.infer(x)).outputs[0], W0)
+
+    run(work)
+
+
+def test_a_long_computation_is_waited_for(library: ctypes.CDLL) -> None:
+    """The device says that it is busy and then nothing for longer than the time-out: the answer is still taken."""
+
+    async def work() -> None:
+        twin = SmallTwin(library)
+
+        class Slow:
+            """Holds back what comes after the word that the device is busy."""
+
+            name = "slow"
+
+            def __init__(self, inner: Any) -> None:
+                self._inner = inner
+                self.write, self.backlog, self.close = inner.write, inner.backlog, inner.close
+                self._rest = b""
+
+            async def read(self) -> bytes:
+                if self._rest:
+                    await asyncio.sleep(0.35)
+                data, self._rest = self._rest or await self._inner.read(), b""
+                for wire in data.split(b"\0")[:-1]:
+                    frame = parse(wire)
+                    if frame and frame.flags & Flag.BUSY and len(data) > len(wire) + 1:
+                        at = data.index(wire) + len(wire) + 1
+                        data, self._rest = data[:at], data[at:]
+                        break
+                return data
+
+        async def opener() -> Any:
+            return Slow(await twin.open())
+
+        async with await Session.connect(opener, HASH, timeout_s=1.0) as session:
+            session._timeout = 0.1
+            begin = asyncio.get_running_loop().time()
+            assert np.array_equal((await session.infer(np.zeros(N, np.int8))).outputs[0], W0)
+            assert asyncio.get_running_loop().time() - begin > 0.3
+            twin.dead = True  # not busy: the time-out is the time-out
+            with pytest.raises(DeviceTimeout, match=r"no answer to FORWARD within 0\.1 s"):
+                await session.infer(np.zeros(N, np.int8))
+
+    run(work)
+
+
+def test_the_line_can_be_tested(twin: SmallTwin) -> None:
+    async def work() -> None:
+        async with await Session.connect(twin.open, HASH) as session:
+            x = np.arange(N).astype(np.int8)
+            reply = await session.forward(x)
+            before = session.counters.bytes_in, session.counters.bytes_out
+            await asyncio.gather(*(session.test(2000, 600) for _ in range(20)))
+            assert session.counters.bytes_in - before[0] > 20 * 600
+            assert session.counters.bytes_out - before[1] > 20 * 2000
+            with pytest.raises(DeviceError, match="more than the arena has"):
+                await session.test(10, 1 << 20)
+            await session.backward(reply, np.ones(N, np.float32))  # the forward pass is still there
+
+    run(work)

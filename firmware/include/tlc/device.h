@@ -52,7 +52,7 @@ typedef struct {
     uint8_t peer_window; /* the host's frames on their way: what the port buffers while nobody reads; default 8 */
 
     /* Optional: tensors are received here, while the model runs. NULL: straight into the arena, while it does not.
-     * 4-byte aligned. */
+     * 16-byte aligned. With room for more than one message of the largest size, so many may be on their way. */
     uint8_t *message;
     uint32_t message_bytes;
     /* Optional: outputs are copied here and sent from here, so that the next pass need not wait. NULL: sent from
@@ -67,6 +67,7 @@ typedef struct {
     uint32_t (*stack_bytes)(void *port_self); /* optional: most stack ever used */
 
     const char *board;    /* its name, at most 24 bytes are told */
+    uint32_t id[2];       /* the board's own number, low half first: its MAC address or the like; 0: it has none */
     uint8_t reset_reason; /* tlc_reset_t */
     bool standalone;      /* the whole model is here (--cut none): results need no host */
 
@@ -86,7 +87,9 @@ typedef struct tlc_device {
     uint32_t session; /* that HELLO was sent in */
     bool hello_due;
     bool welcomed;
-    bool busy; /* the model runs */
+    bool busy;           /* the model runs */
+    uint32_t longest_ms; /* that it has run; UINT32_MAX: not yet */
+    uint32_t slot_bytes; /* of each message buffer */
     uint32_t token;
 
     tlc_link_message_t held; /* the message being answered */
@@ -97,6 +100,7 @@ typedef struct tlc_device {
     bool keep;            /* a BACKWARD was promised */
     uint32_t backward;    /* request of the pass whose gradient was accumulated last; 0: none */
     uint32_t step;        /* last step applied */
+    uint32_t params_at;   /* bytes of the learned tensors that SET_PARAMS has written; fewer than all: half a set */
     uint64_t forward_ticks, backward_ticks, update_ticks;
     uint32_t forwards, backwards;
 

@@ -60,6 +60,7 @@ typedef enum {
 typedef enum {
     TLC_FLAG_SECURE = 1,  /* the trailer is a 16-byte tag, not a CRC (reserved) */
     TLC_FLAG_ACK_NOW = 2, /* acknowledge without delay */
+    TLC_FLAG_BUSY = 4,    /* the sender computes and may be silent for long */
 } tlc_frame_flag_t;
 
 typedef enum {
@@ -188,6 +189,9 @@ typedef struct {
     uint32_t accept_ms;
     uint32_t announce_ms;
     uint8_t announced;
+    uint8_t busy;       /* the device says that it computes */
+    uint8_t told_busy;  /* the last frame of the session said so */
+    uint32_t polled_ms; /* when output was last asked for */
 
     tlc_link_outgoing_t outgoing[TLC_LINK_OUTGOING];
     uint16_t send_number[TLC_STREAM_COUNT];
@@ -249,6 +253,11 @@ uint32_t tlc_link_queued(const tlc_link_t *link, tlc_stream_t stream);
  * which may be called again to no effect. */
 bool tlc_link_next(tlc_link_t *link, tlc_link_message_t *message);
 void tlc_link_release(tlc_link_t *link, const tlc_link_message_t *message);
+
+/* The device begins (or has ended) work during which it may not call. Frames meanwhile tell the host, which then waits
+ * for minutes; so does every frame sent while a whole message waits. `announce`: say so at once where the last frame
+ * did not. */
+void tlc_link_busy(tlc_link_t *link, bool busy, bool announce);
 
 /* Ends the session and tells the host. */
 void tlc_link_close(tlc_link_t *link);

@@ -34,6 +34,7 @@ typedef enum {
     TLC_MSG_DONE = 0x2C,        /* D>H control */
     TLC_MSG_ERROR = 0x2D,       /* D>H control: instead of the answer */
     TLC_MSG_LOG = 0x2E,         /* D>H log */
+    TLC_MSG_TEST = 0x2F,        /* H>D bulk: bytes to be thrown away; D>H bulk: as many as were asked for */
 } tlc_message_type_t;
 
 typedef struct {
@@ -59,7 +60,8 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_HELLO_UPTIME 48u       /* u32 ms */
 #define TLC_HELLO_PARAMS 52u       /* u32 bytes of the learned tensors */
 #define TLC_HELLO_HASH 56u         /* 32 bytes */
-#define TLC_HELLO_BYTES 88u
+#define TLC_HELLO_ID 88u           /* u64 the board's own number, e.g. its MAC address; 0: it has none */
+#define TLC_HELLO_BYTES 96u
 #define TLC_HELLO_MAX_NAME 24u
 
 #define TLC_WELCOME_TOKEN 16u /* u32 not 0 */
@@ -125,6 +127,9 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 
 #define TLC_LOG_LEVEL 16u /* u8 10 debug, 20 info, 30 warning, 40 error, then 3 bytes 0; the text follows */
 #define TLC_LOG_BYTES 20u
+
+#define TLC_TEST_COUNT 16u /* u32 bytes that the answer is to have; in the answer: bytes that follow */
+#define TLC_TEST_BYTES 20u
 
 typedef enum {
     TLC_CAN_TRAIN = 1,   /* BACKWARD, STEP, parameters */

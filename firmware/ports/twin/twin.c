@@ -104,7 +104,8 @@ static size_t part_bytes(int part) {
     case MESSAGE:
         message = message > 4u * (size_t)gradient_elements() ? message : 4u * (size_t)gradient_elements();
         message = message > tlc_model.param_bytes ? message : tlc_model.param_bytes;
-        return message > 4096 ? message : 4096;
+        message = message > 4096 ? message : 4096;
+        return 2u * align(message + 16u); /* two on their way */
     case OUTPUT:
         return output_bytes();
     case VALUES:

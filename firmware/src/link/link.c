@@ -15,7 +15,8 @@
 #define MIN_RTO_MS 20u
 #define MAX_RTO_MS 1000u
 #define MAX_BACKOFF 5
-#define REORDER 3 /* frames sent later that must be acknowledged before one counts as lost */
+#define GAP_MS 1000u /* not polled for so long: the caller was busy, which is no silence of the host's */
+#define REORDER 3    /* frames sent later that must be acknowledged before one counts as lost */
 #define ACCEPT_TRIES 8u
 #define FRAME_OVERHEAD 40u /* bytes on the wire beside a frame's payload */
 #define SPAN 32            /* sequence numbers between the oldest unacknowledged frame and the newest */
@@ -98,6 +99,7 @@ static void forget_session(tlc_link_t *link) {
     link->last_session = link->peer.session;
     memset(&link->peer, 0, sizeof link->peer);
     link->announced = 0;
+    link->told_busy = 0;
 }
 
 static void begin_session(tlc_link_t *link, uint32_t now) {
@@ -160,10 +162,37 @@ static void take_open(tlc_link_t *link, uint32_t now, const uint8_t *body, size_
 
 /* ---- sending ---- */
 
+/* Work is under way, or a whole message is there that will make some. */
+static bool is_busy(const tlc_link_t *link) {
+    if (link->busy || link->control_count) {
+        return true;
+    }
+    for (uint32_t i = 0; i < link->config.messages; i++) {
+        const tlc_link_incoming_t *incoming = &link->incoming[i];
+        if (incoming->used && !incoming->taken && incoming->received == incoming->length &&
+            incoming->number == link->take_number[TLC_STREAM_BULK]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void tlc_link_busy(tlc_link_t *link, bool busy, bool announce) {
+    link->busy = busy;
+    if (busy && announce && !link->told_busy) {
+        link->ack_now = 1;
+    }
+}
+
 static size_t encode(tlc_link_t *link, uint32_t now, uint8_t type, uint8_t stream, uint8_t flags, uint32_t session,
                      uint16_t sequence, const tlc_link_outgoing_t *message, uint32_t offset, const uint8_t *bytes,
                      size_t count) {
     uint8_t header[TLC_LINK_FRAME_HEADER];
+    const bool of_session = session && session == link->peer.session;
+    if (of_session) {
+        link->told_busy = is_busy(link);
+        flags = (uint8_t)(flags | (link->told_busy ? (uint32_t)TLC_FLAG_BUSY : 0u));
+    }
     header[0] = (uint8_t)TLC_LINK_VERSION;
     header[1] = type;
     header[2] = (uint8_t)(stream | (flags << 4));
@@ -176,7 +205,7 @@ static size_t encode(tlc_link_t *link, uint32_t now, uint8_t type, uint8_t strea
     tlc_put_u16(header + 20, message ? message->number : 0u);
     tlc_put_u24(header + 22, offset);
     tlc_put_u24(header + 25, message ? message->length : 0u);
-    if (session && session == link->peer.session) {
+    if (of_session) {
         link->counter++;
         link->ack_pending = 0;
         link->ack_now = 0;
@@ -446,6 +475,11 @@ static size_t build(tlc_link_t *link, uint32_t now) {
 }
 
 size_t tlc_link_output(tlc_link_t *link, uint32_t now_ms, const uint8_t **bytes) {
+    const uint32_t gap = now_ms - link->polled_ms;
+    if (gap > GAP_MS) {
+        link->heard_ms = now_ms - link->heard_ms > gap ? link->heard_ms + gap : now_ms;
+    }
+    link->polled_ms = now_ms;
     if (link->out_at == link->out_count && build(link, now_ms) == 0) {
         *bytes = NULL;
         return 0;
@@ -707,7 +741,7 @@ static void take_frame(tlc_link_t *link, uint32_t now, const uint8_t *frame, siz
     const uint8_t flags = (uint8_t)(frame[2] >> 4);
     const uint8_t *body = frame + TLC_LINK_FRAME_HEADER;
     const size_t body_count = count - TLC_LINK_FRAME_HEADER;
-    if (flags & ~(uint32_t)TLC_FLAG_ACK_NOW) {
+    if (flags & ~(uint32_t)(TLC_FLAG_ACK_NOW | TLC_FLAG_BUSY)) {
         link->counters.bad++; /* a flag that we do not know changes what the frame means */
         return;
     }

@@ -47,6 +47,8 @@ uint32_t tlc_message_header_bytes(uint8_t type) {
         return TLC_ERROR_BYTES;
     case TLC_MSG_LOG:
         return TLC_LOG_BYTES;
+    case TLC_MSG_TEST:
+        return TLC_TEST_BYTES;
     default:
         return TLC_COMMON_BYTES;
     }

@@ -42,6 +42,8 @@ QUEUE = 64
 ARMS = 6
 FRAME_OVERHEAD = 40
 BULK_AHEAD = 64
+BUSY_MS = 600_000
+GAP_MS = 1000
 
 _RANK = (Stream.CONTROL, Stream.LOG, Stream.BULK)
 
@@ -157,6 +159,7 @@ class _Session:
     ack_ms: float = 0.0
     heard_ms: float = 0.0
     said_ms: float = 0.0
+    busy: bool = False
 
 
 class Link:
@@ -167,7 +170,8 @@ class Link:
         window: frames of ours that may be unacknowledged; 2 to 32.
         max_message: largest message that we take.
         keepalive_ms: silence of ours after which we say something.
-        dead_ms: silence of the device after which the session is given up.
+        dead_ms: silence of the device after which the session is given up; ten minutes for one that said that it is
+            busy.
         random32: where nonces come from; for tests.
     """
 
@@ -199,6 +203,7 @@ class Link:
         self._open_ms = 0.0
         self._open_tries = 0
         self._end: tuple[int, EndReason] | None = None
+        self._polled_ms = 0.0
 
     # ---- what the caller says ----
 
@@ -206,6 +211,11 @@ class Link:
     def session(self) -> int:
         """The session's number; 0: none."""
         return self._session.number if self._session else 0
+
+    @property
+    def peer_busy(self) -> bool:
+        """Whether the device has said that it computes, and may be silent meanwhile."""
+        return self._session is not None and self._session.busy
 
     @property
     def peer_fragment(self) -> int:
@@ -286,6 +296,9 @@ class Link:
 
     def output(self, now: float, limit: int = 1 << 16) -> bytes:
         """What wants to go out now, about ``limit`` bytes at most; frames are never cut."""
+        if self._session is not None and now - self._polled_ms > GAP_MS:  # it was we who did not listen
+            self._session.heard_ms = min(now, self._session.heard_ms + now - self._polled_ms)
+        self._polled_ms = now
         out: list[bytes] = []
         size = 0
         while size < limit:
@@ -308,18 +321,18 @@ class Link:
         session = self._session
         if session is None:
             return float(self.keepalive_ms)
-        times = [session.said_ms + self.keepalive_ms, session.heard_ms + self.dead_ms]
+        times = [session.said_ms + self.keepalive_ms, session.heard_ms + self._patience_for(session)]
         if session.ack_pending or session.ack_now:
             times.append(now if session.ack_now else session.ack_ms)
         if session.sent:
             oldest = min(session.sent.values(), key=lambda s: s.sent_ms)
-            times.append(max(oldest.sent_ms, session.progress_ms) + self._rto(session))
+            times.append(max(oldest.sent_ms, session.progress_ms) + self._rto(session, now))
             if session.acked_counter is not None:
                 patience = self._patience(session)
                 overtaken = [s for s in session.sent.values() if _before16(session.acked_counter, s.counter) > 0]
                 times.extend(s.sent_ms + patience for s in overtaken)
         elif session.blocked:
-            times.append(session.said_ms + self._rto(session))
+            times.append(session.said_ms + self._rto(session, now))
         return max(0.0, min(times) - now)
 
     # ---- sending (sections 6 to 8) ----
@@ -363,10 +376,10 @@ class Link:
         session = self._session
         if session is None:
             return None
-        if now - session.heard_ms >= self.dead_ms:
+        if now - session.heard_ms >= self._patience_for(session):
             self._session = None
             self.state = State.ENDED
-            self.events.append(LinkEvent(False, None, f"nothing heard for {self.dead_ms / 1000:g} s"))
+            self.events.append(LinkEvent(False, None, f"nothing heard for {self._patience_for(session) / 1000:g} s"))
             return None
         self._find_lost(session, now)
         for sent in session.sent.values():
@@ -377,7 +390,7 @@ class Link:
             return self._send(session, new, now)
         if session.ack_now or (session.ack_pending and now >= session.ack_ms):
             return self._frame(session, now, FrameType.ACK)
-        ask = session.blocked and not session.sent and now - session.said_ms >= self._rto(session)
+        ask = session.blocked and not session.sent and now - session.said_ms >= self._rto(session, now)
         if ask or now - session.said_ms >= self.keepalive_ms:
             if ask:
                 session.backoff = min(session.backoff + 1, MAX_BACKOFF)
@@ -457,7 +470,12 @@ class Link:
         sizes = [self._arm_bytes(arm) for arm in range(ARMS)]
         session.arm = max(range(ARMS), key=lambda arm: shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD))
 
-    def _rto(self, session: _Session) -> float:
+    def _patience_for(self, session: _Session) -> float:
+        return BUSY_MS if session.busy else self.dead_ms
+
+    def _rto(self, session: _Session, now: float) -> float:
+        if session.busy and now - session.heard_ms > INITIAL_RTO_MS:  # nobody reads: more copies only fill its buffer
+            return MAX_RTO_MS
         rto = INITIAL_RTO_MS
         if session.srtt is not None:
             rto = session.srtt + max(4 * session.rttvar, 10.0) + ACK_DELAY_MS
@@ -483,7 +501,7 @@ class Link:
         if not waiting:
             return
         waiting.sort(key=lambda s: _before16(s.counter, session.counter))
-        if now >= max(waiting[0].sent_ms, session.progress_ms) + self._rto(session):
+        if now >= max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now):
             for sent in waiting[:2]:  # two probes: one may be lost again
                 sent.lost = True
                 self._note_outcome(session, sent, 0.0)
@@ -497,7 +515,7 @@ class Link:
         if frame.type == FrameType.END:
             self._take_end(frame)
             return
-        if frame.version != 1 or frame.flags & ~Flag.ACK_NOW:
+        if frame.version != 1 or frame.flags & ~(Flag.ACK_NOW | Flag.BUSY):
             self.counters.bad += 1
             return
         session = self._session
@@ -516,6 +534,7 @@ class Link:
             self.counters.bad += 1
             return
         session.heard_ms = now
+        session.busy = bool(frame.flags & Flag.BUSY)
         if (frame.credit - session.credit_limit) & 0xFFFFFF < 0x800000:
             session.credit_limit = frame.credit
         self._take_ack(session, frame.acknowledge, frame.selective, now)

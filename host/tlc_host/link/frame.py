@@ -54,6 +54,7 @@ class Flag(IntFlag):
 
     SECURE = 1
     ACK_NOW = 2
+    BUSY = 4
 
 
 class Stream(IntEnum):
