@@ -10,7 +10,13 @@ import pytest
 from train_models import NETS, SHAPE
 from train_twin import build_twin, integer, layers, smooth
 
+from tlc.errors import UsageError
 from tlc.graph import Graph
+from tlc.ops import REGISTRY
+from tlc.ops.training import sgd_step
+from tlc.passes.backward import differentiate, last_layer
+from tlc.passes.schedule import gradient_name, schedule
+from tlc.passes.select import parse_spec
 from tlc.reference_train import ReferenceTrainer
 from tlc.twin import Twin
 
@@ -49,9 +55,98 @@ def follow(graph: Graph, twin: Twin, trainer: ReferenceTrainer, images: np.ndarr
         assert not np.array_equal(value, first[name]), f"{name} did not learn"
 
 
-@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("name", NETS)
-def test_every_layer_learns_alike(name: str, batch: int, tmp_path: Path) -> None:
+def test_every_layer_learns_alike(name: str, tmp_path: Path) -> None:
     graph, images = int8_net(name)
     library, plan = build_twin(graph, layers(graph), tmp_path / "project")
-    follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch, STEPS if batch == 1 else STEPS // 4)
+    follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch=1, steps=STEPS)
+    follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch=4, steps=10)
+
+
+@pytest.mark.parametrize("spec", ["last", "bias", "conv2d_weight_[12]", "conv2d.weight,dense.bias"])
+def test_parts_learn_through_packed_layers(spec: str, tmp_path: Path) -> None:
+    """Whatever learns, through frozen layers whose weights are decoded row by row."""
+    graph, images = int8_net("residual")
+    for node in graph.nodes:  # few values, so that packing pays
+        if REGISTRY[node.op].weight_axis(node) is not None:
+            graph[node.inputs[1]].data = (graph.data(node.inputs[1]) // 32 * 32).astype(np.int8)
+    learned = parse_spec(graph, spec)
+    assert learned
+    library, plan = build_twin(graph, learned, tmp_path / "project", "size")
+    text = (tmp_path / "project/lib/tlc_model/src/tlc_model.c").read_text()
+    forward, backward = text.split("static tlc_status_t backward")
+    assert "tlc_rows_packed" in forward
+    assert ("tlc_rows_packed" in backward) == (spec != "last")
+    follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch=2, steps=20)
+
+
+def test_a_layer_without_bias_keeps_its_zero_point(tmp_path: Path) -> None:
+    """Its weights learn, and with them what the input's zero point adds, though there is no bias to hold it."""
+    graph, images = int8_net("depthwise")
+    node = next(node for node in graph.nodes if len(node.inputs) == 2 and node.op == "depthwise_conv2d")
+    quant = graph[node.inputs[0]].quant
+    assert quant is not None and quant.zero_point != 0
+    library, plan = build_twin(graph, {node.inputs[1]: node.name}, tmp_path / "project")
+    follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch=1, steps=10)
+
+
+def test_only_what_leads_to_a_learned_tensor_is_computed() -> None:
+    graph, _ = int8_net("residual")
+    functions = [call.function for _, call in differentiate(graph, last_layer(graph)).calls]
+    assert functions == ["tlc_mask_grad_f32", "tlc_dense_weight_grad_f32", "tlc_bias_grad_f32"]
+    plan = differentiate(graph, parse_spec(graph, "conv2d_bias_2"))
+    assert [node.name for node, _ in plan.order] == ["dense", "mean", "add_1", "sub", "conv2d_3", "add", "conv2d_2"]
+    assert sum("input_grad" in call.function for _, call in plan.calls) == 2
+    assert not any("weight_grad" in call.function for _, call in plan.calls)
+
+
+def test_gradients_share_memory_where_they_are_the_same() -> None:
+    """A residual addition hands its gradient to one branch as it is; the other gets a copy only if it is wanted."""
+    graph, _ = int8_net("residual")
+    plan = differentiate(graph, parse_spec(graph, "conv2d_bias_2"))
+    program = schedule(graph, plan)
+    addition = next(node for node in graph.nodes if node.name == "add")
+    assert plan.aliases[addition.inputs[1]] == addition.output
+    assert program.offset(gradient_name(addition.inputs[1])) == program.offset(gradient_name(addition.output))
+    assert not any(call.function == "tlc_copy_grad_f32" and node is addition for node, call in plan.calls)
+    full = differentiate(graph, layers(graph))
+    assert sum(call.function == "tlc_copy_grad_f32" and node.name == "add" for node, call in full.calls) == 1
+
+
+def test_gradient_buffers_die() -> None:
+    graph, _ = int8_net("conv_last")
+    buffers = [b for b in schedule(graph, differentiate(graph, layers(graph))).buffers.values() if b.name[:2] == "d("]
+    assert len(buffers) == len(graph.nodes)
+    owners = sorted((b for b in buffers if b.shares is None), key=lambda b: b.first)
+    for early, late in zip(owners, owners[2:], strict=False):
+        assert early.last < late.first, (early, late)
+
+
+def test_an_operator_without_a_gradient_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, _ = int8_net("moves")
+    monkeypatch.setattr(type(REGISTRY["softmax"]), "backward", lambda *_: None)
+    with pytest.raises(UsageError, match="softmax has no gradient"):
+        differentiate(graph, last_layer(graph))
+
+
+def test_a_tensor_that_the_output_does_not_depend_on(tmp_path: Path) -> None:
+    graph, _ = int8_net("shared")
+    graph.outputs = [graph.nodes[0].output, graph.outputs[0]]
+    with pytest.raises(UsageError, match="'dense_bias': it cannot learn"):
+        differentiate(graph, parse_spec(graph, "dense_bias"))
+
+
+def test_steps_below_one_are_right_in_the_mean() -> None:
+    value = np.zeros((1, 20000), np.int8)
+    gradient = np.full(value.shape, -0.3, np.float32)
+    scale = np.ones(1, np.float32)
+    stepped = sgd_step(value, gradient, scale, learning_rate=1.0, samples=1, step=1, seed=0, salt=0)
+    assert set(np.unique(stepped)) == {0, 1}
+    assert abs(float(stepped.mean()) - 0.3) < 0.01
+
+
+def test_what_is_not_a_number_is_no_step() -> None:
+    gradient = np.array([np.nan, np.inf, -np.inf], np.float32)
+    value = np.array([5, 5, 5], np.int32)
+    stepped = sgd_step(value, gradient, np.ones(1, np.float32), learning_rate=1.0, samples=1, step=1, seed=0, salt=0)
+    assert stepped.tolist() == [5, 5 - (1 << 24), 5 + (1 << 24)]

@@ -102,3 +102,41 @@ def test_gradients_of_the_fake_quantized_graph(name: str) -> None:
     for n, their in zip(learned, theirs, strict=True):
         size = np.linalg.norm(ours[n]) / np.linalg.norm(their.numpy())
         assert 0.97 < size < 1.03, (n, size)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "residual"])
+def test_finite_differences_of_the_float_graph(name: str) -> None:
+    """TensorFlow's gradient of the float graph is the slope of its loss, and the int8 graph's points the same way."""
+    floats, graph = trained(name)
+    x, labels = digits()
+    x, labels = x[1000 : 1000 + SAMPLES], labels[1000 : 1000 + SAMPLES]
+    floats = floats.copy()
+    learned = layers(floats)
+    for tensor in floats.tensors.values():
+        if tensor.data is not None:
+            tensor.data = tensor.data.astype(np.float64)
+    module = GraphModule(floats)
+    images, top = tf.constant(x, tf.float64), floats.outputs[0]
+
+    def loss() -> Any:
+        return loss_of(module({"input": images})[top], labels)
+
+    with tf.GradientTape() as tape:
+        value = loss()
+    theirs = dict(zip(learned, tape.gradient(value, [module.weights[n] for n in learned]), strict=True))
+    quant = graph["input"].quant
+    assert quant is not None
+    ours = our_gradients(graph, quant.quantize(x), labels)
+    rng = np.random.default_rng(0)
+    for tensor in learned:
+        variable, step = module.weights[tensor], 1e-6
+        direction = rng.standard_normal(variable.shape)
+        before = variable.numpy()
+        variable.assign(before + step * direction)
+        above = float(loss())
+        variable.assign(before - step * direction)
+        below = float(loss())
+        variable.assign(before)
+        slope = float(np.sum(theirs[tensor].numpy() * direction))
+        assert (above - below) / (2 * step) == pytest.approx(slope, rel=0.01, abs=1e-3), tensor
+        assert cosine(ours[tensor], theirs[tensor].numpy()) > 0.95, tensor

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* exp(x) for x <= 0, to about 1e-7 relative: 2^n times the Taylor polynomial of exp(r), |r| <= ln(2) / 2, where n ln(2)
+/* exp(x) for x <= 0, to 3e-7 relative: 2^n times the Taylor polynomial of exp(r), |r| <= ln(2) / 2, where n ln(2)
  * is taken off in two parts, of which the first times n is exact. 0 below -87, where denormals are near. */
 static inline float tlc_exp_f32(float x) {
     if (!(x >= -87.0f)) {
