@@ -151,7 +151,7 @@ class Operator(ABC):
     alias: ClassVar[bool] = False
     """The output is the input's bytes: nothing is computed (reshape)."""
     in_place: ClassVar[bool] = False
-    """The output may overwrite the first input of the same size."""
+    """The output may lie over an input of the same shape that nobody reads any more."""
 
     @abstractmethod
     def infer(self, graph: Graph, node: Node) -> Shape:

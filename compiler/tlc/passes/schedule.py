@@ -143,7 +143,7 @@ def _add_output(program: Program, step: Step, number: int) -> None:
         buffer.shares = step.node.inputs[0]
     elif operator.in_place:
         for name in graph.activations(step.node):
-            if buffers[name].bytes == buffer.bytes and _last_use(program, name) <= number:
+            if graph[name].shape == tensor.shape and _last_use(program, name) <= number:
                 buffer.shares = name
                 break
     buffers[tensor.name] = buffer

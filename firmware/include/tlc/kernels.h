@@ -49,9 +49,11 @@ void tlc_conv2d_s8(const tlc_conv2d_t *p, const int8_t *x, tlc_rows_t *w, const 
 typedef tlc_conv2d_t tlc_depthwise_conv2d_t;
 
 /* x (in_h, in_w, in_c), w (out_c, kernel_h, kernel_w), bias (out_c) -> y (out_h, out_w, out_c);
- * output channel c * (out_c / in_c) + m reads input channel c */
+ * output channel c * (out_c / in_c) + m reads input channel c. scratch: 2-byte aligned, int16 (kernel_h * kernel_w +
+ * the area that the windows cover: ((out_h - 1) * stride_h + (kernel_h - 1) * dilation_h + 1) * the same of w).
+ * Where out_c is in_c, y may lie over x. */
 void tlc_depthwise_conv2d_s8(const tlc_depthwise_conv2d_t *p, const int8_t *x, tlc_rows_t *w, const int32_t *bias,
-                             int8_t *y);
+                             void *scratch, int8_t *y);
 
 /* Padding is smaller than the kernel, and left out: every window holds at least one value. */
 typedef struct {

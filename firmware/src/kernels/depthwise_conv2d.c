@@ -1,40 +1,133 @@
-/* SPDX-License-Identifier: Apache-2.0 */
-#include "conv.h"
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One channel at a time: its pixels are spread out as int16 in a plane of their own, border included, and its taps
+ * beside them. Then windows are runs of neighbours, nothing is clipped, and the output may lie over the input: what is
+ * overwritten there has been read already.
+ */
+#include <stdbool.h>
 
-static int32_t tlc_one(const tlc_window_t *v, const int8_t *x, int32_t acc) {
-    const int8_t *w = v->w;
-    for (int32_t i = 0; i < v->row.count; ++i, x += v->row.x_step, w += v->row.w_step) {
-        for (int32_t j = 0; j < v->col.count; ++j) {
-            acc = tlc_wrap_add(acc, x[j * v->col.x_step] * w[j]);
+#include "pair.h"
+#include "tlc/kernels.h"
+#include "tlc/requant.h"
+
+typedef struct {
+    int32_t mult, shift, zp, low, high;
+} output_t;
+
+static inline int8_t finish(const output_t *o, int32_t acc) {
+    return tlc_clamp_s8(tlc_requant(acc, o->mult, o->shift) + o->zp, o->low, o->high);
+}
+
+typedef struct {
+    int32_t height, width;
+} plane_size_t;
+
+/* What the windows of all outputs cover. */
+static plane_size_t plane_size(const tlc_depthwise_conv2d_t *p) {
+    return (plane_size_t){(p->out_h - 1) * p->stride_h + (p->kernel_h - 1) * p->dilation_h + 1,
+                          (p->out_w - 1) * p->stride_w + (p->kernel_w - 1) * p->dilation_w + 1};
+}
+
+static int16_t *fill(int16_t *to, int32_t count, int16_t value) {
+    for (int32_t i = 0; i < count; ++i) {
+        *to++ = value;
+    }
+    return to;
+}
+
+/* x from its channel, (in_h, in_w) at a distance of in_c -> plane, with in_zp around. */
+static void spread(const tlc_depthwise_conv2d_t *p, const int8_t *x, plane_size_t size, int16_t *plane) {
+    const int16_t zp = (int16_t)p->in_zp;
+    const int32_t rest = size.width - p->pad_left;
+    const int32_t inside = p->in_w < rest ? p->in_w : rest > 0 ? rest : 0;
+    for (int32_t row = 0; row < size.height; ++row) {
+        const int32_t y = row - p->pad_top;
+        if (y < 0 || y >= p->in_h) {
+            plane = fill(plane, size.width, zp);
+            continue;
+        }
+        const int32_t left = p->pad_left < size.width ? p->pad_left : size.width;
+        plane = fill(plane, left, zp);
+        const int8_t *from = x + y * p->in_w * p->in_c;
+        for (int32_t i = 0; i < inside; ++i, from += p->in_c) {
+            *plane++ = *from;
+        }
+        plane = fill(plane, size.width - left - inside, zp);
+    }
+}
+
+/* 3x3, no dilation: the taps stay in registers. */
+static void windows_3x3(const tlc_depthwise_conv2d_t *p, const int16_t *plane, int32_t width, const int16_t *w,
+                        int32_t bias, const output_t *output, int8_t *y) {
+    const tlc_pair_t a = tlc_pair(w), b = tlc_pair(w + 3), c = tlc_pair(w + 6);
+    const int32_t a2 = w[2], b2 = w[5], c2 = w[8];
+    const output_t o = *output; /* a store of an int8_t cannot change a copy */
+    const int32_t step = p->stride_w, out_c = p->out_c;
+    for (int32_t oy = 0; oy < p->out_h; ++oy) {
+        const int16_t *r0 = plane + oy * p->stride_h * width;
+        const int16_t *r1 = r0 + width, *r2 = r1 + width;
+        for (int32_t ox = p->out_w; ox > 0; --ox) {
+            int32_t acc = tlc_mac_pair(bias, r0, a);
+            acc = tlc_mac_one(acc, r0[2], a2);
+            acc = tlc_mac_pair(acc, r1, b);
+            acc = tlc_mac_one(acc, r1[2], b2);
+            acc = tlc_mac_pair(acc, r2, c);
+            acc = tlc_mac_one(acc, r2[2], c2);
+            *y = finish(&o, acc);
+            y += out_c;
+            r0 += step;
+            r1 += step;
+            r2 += step;
+        }
+    }
+}
+
+static int32_t window(const tlc_depthwise_conv2d_t *p, const int16_t *x, int32_t width, const int16_t *w, int32_t acc) {
+    for (int32_t ky = 0; ky < p->kernel_h; ++ky, x += p->dilation_h * width, w += p->kernel_w) {
+        int32_t kx = 0;
+        if (p->dilation_w == 1) {
+            for (; kx + 1 < p->kernel_w; kx += 2) {
+                acc = tlc_mac_pair(acc, x + kx, tlc_pair(w + kx));
+            }
+        }
+        for (; kx < p->kernel_w; ++kx) {
+            acc = tlc_mac_one(acc, x[kx * p->dilation_w], w[kx]);
         }
     }
     return acc;
 }
 
-static void tlc_four(const tlc_window_t *v, const int8_t *x, int32_t step, int is_row, tlc_sum4_t *acc) {
-    const tlc_axis_t along = is_row ? v->col : v->row, across = is_row ? v->row : v->col;
-    const int8_t *w = v->w;
-    tlc_sum4_t sum = *acc;
-    if (along.count == 3 && along.x_step == step) {
-        for (int32_t i = 0; i < across.count; ++i, x += across.x_step, w += across.w_step) {
-            tlc_slide3(x, step, w[0], w[along.w_step], w[2 * along.w_step], &sum);
-        }
-    } else {
-        for (int32_t i = 0; i < across.count; ++i, x += across.x_step, w += across.w_step) {
-            const int8_t *in = x, *tap = w;
-            for (int32_t j = 0; j < along.count; ++j, in += along.x_step, tap += along.w_step) {
-                const int32_t weight = *tap;
-                sum.p0 += (uint32_t)(in[0] * weight);
-                sum.p1 += (uint32_t)(in[step] * weight);
-                sum.p2 += (uint32_t)(in[2 * step] * weight);
-                sum.p3 += (uint32_t)(in[3 * step] * weight);
-            }
+static void windows(const tlc_depthwise_conv2d_t *p, const int16_t *plane, int32_t width, const int16_t *w,
+                    int32_t bias, const output_t *o, int8_t *y) {
+    for (int32_t oy = 0; oy < p->out_h; ++oy) {
+        const int16_t *x = plane + oy * p->stride_h * width;
+        for (int32_t ox = 0; ox < p->out_w; ++ox, x += p->stride_w, y += p->out_c) {
+            *y = finish(o, window(p, x, width, w, bias));
         }
     }
-    *acc = sum;
 }
 
 void tlc_depthwise_conv2d_s8(const tlc_depthwise_conv2d_t *p, const int8_t *x, tlc_rows_t *w, const int32_t *bias,
-                             int8_t *y) {
-    tlc_conv(p, x, w, bias, y, tlc_one, tlc_four, 0);
+                             void *scratch, int8_t *y) {
+    const plane_size_t size = plane_size(p);
+    const int32_t taps = p->kernel_h * p->kernel_w, share = p->out_c / p->in_c;
+    const bool is_3x3 = p->kernel_h == 3 && p->kernel_w == 3 && p->dilation_h == 1 && p->dilation_w == 1;
+    int16_t *wide = scratch;
+    int16_t *plane = wide + taps;
+    for (int32_t o = 0; o < p->out_c; ++o) {
+        if (o % share == 0) {
+            spread(p, x + o / share, size, plane);
+        }
+        const int8_t *row = tlc_rows_next(w);
+        for (int32_t i = 0; i < taps; ++i) {
+            wide[i] = row[i];
+        }
+        const int32_t channel = p->per_channel ? o : 0;
+        const output_t output = {p->mult[channel], p->shift[channel], p->out_zp, p->act_min, p->act_max};
+        if (is_3x3) {
+            windows_3x3(p, plane, size.width, wide, bias[o], &output, y + o);
+        } else {
+            windows(p, plane, size.width, wide, bias[o], &output, y + o);
+        }
+    }
 }

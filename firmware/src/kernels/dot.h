@@ -59,36 +59,6 @@ static inline void tlc_add4(const int8_t **w, int32_t *sum) {
             : "memory");
 }
 
-/* See the other one; GCC takes twice the instructions. */
-static inline void tlc_slide3(const int8_t *x, int32_t step, int32_t w0, int32_t w1, int32_t w2, tlc_sum4_t *sum) {
-    int32_t value;
-    const int8_t *x3;
-    __asm__("ldrsb %[v], [%[x]]\n\t"
-            "add %[x3], %[x], %[step], lsl #1\n\t"
-            "smlabb %[s0], %[v], %[w0], %[s0]\n\t"
-            "ldrsb %[v], [%[x], %[step]]\n\t"
-            "add %[x3], %[x3], %[step]\n\t"
-            "smlabb %[s0], %[v], %[w1], %[s0]\n\t"
-            "smlabb %[s1], %[v], %[w0], %[s1]\n\t"
-            "ldrsb %[v], [%[x], %[step], lsl #1]\n\t"
-            "smlabb %[s0], %[v], %[w2], %[s0]\n\t"
-            "smlabb %[s1], %[v], %[w1], %[s1]\n\t"
-            "smlabb %[s2], %[v], %[w0], %[s2]\n\t"
-            "ldrsb %[v], [%[x3]]\n\t"
-            "smlabb %[s1], %[v], %[w2], %[s1]\n\t"
-            "smlabb %[s2], %[v], %[w1], %[s2]\n\t"
-            "smlabb %[s3], %[v], %[w0], %[s3]\n\t"
-            "ldrsb %[v], [%[x3], %[step]]\n\t"
-            "smlabb %[s2], %[v], %[w2], %[s2]\n\t"
-            "smlabb %[s3], %[v], %[w1], %[s3]\n\t"
-            "ldrsb %[v], [%[x3], %[step], lsl #1]\n\t"
-            "smlabb %[s3], %[v], %[w2], %[s3]"
-            : [s0] "+r"(sum->p0), [s1] "+r"(sum->p1), [s2] "+r"(sum->p2), [s3] "+r"(sum->p3), [v] "=&r"(value),
-              [x3] "=&r"(x3)
-            : [x] "r"(x), [step] "r"(step), [w0] "r"(w0), [w1] "r"(w1), [w2] "r"(w2)
-            : "memory");
-}
-
 #undef TLC_WIDEN
 #undef TLC_MAC4
 
@@ -116,15 +86,6 @@ static inline void tlc_mac4x4(const int8_t **x, const int8_t **x1, int32_t pair,
 static inline void tlc_add4(const int8_t **w, int32_t *sum) {
     *sum += (*w)[0] + (*w)[1] + (*w)[2] + (*w)[3];
     *w += 4;
-}
-
-/* Three taps of four windows that overlap: window j reads values j to j + 2, so six values serve twelve products. */
-static inline void tlc_slide3(const int8_t *x, int32_t step, int32_t w0, int32_t w1, int32_t w2, tlc_sum4_t *sum) {
-    const int32_t x0 = x[0], x1 = x[step], x2 = x[2 * step], x3 = x[3 * step], x4 = x[4 * step], x5 = x[5 * step];
-    sum->p0 += (uint32_t)(x0 * w0 + x1 * w1 + x2 * w2);
-    sum->p1 += (uint32_t)(x1 * w0 + x2 * w1 + x3 * w2);
-    sum->p2 += (uint32_t)(x2 * w0 + x3 * w1 + x4 * w2);
-    sum->p3 += (uint32_t)(x3 * w0 + x4 * w1 + x5 * w2);
 }
 
 #endif
