@@ -230,9 +230,9 @@ static void test_coding_by_hand(void) {
     CHECK(tlc_delta_decode(&device.ctx, coded, bytes) == TLC_OK && holds(&device, &learned));
     coded[bytes] = 0; /* a byte too many */
     CHECK(tlc_delta_decode(&device.ctx, coded, bytes + 1) == TLC_ERR_CORRUPT);
-    coded[sizeof wanted - 11] = 0x1F; /* a bias of more than 32 bits */
-    CHECK(wanted[sizeof wanted - 11] == 0x0F && tlc_delta_decode(&device.ctx, coded, bytes) == TLC_ERR_CORRUPT);
-    coded[sizeof wanted - 11] = 0x0F;
+    coded[sizeof wanted - 10] = 0x1F; /* a bias of more than 32 bits */
+    CHECK(wanted[sizeof wanted - 10] == 0x0F && tlc_delta_decode(&device.ctx, coded, bytes) == TLC_ERR_CORRUPT);
+    coded[sizeof wanted - 10] = 0x0F;
     CHECK(tlc_delta_decode(&device.ctx, coded, bytes) == TLC_OK && holds(&device, &learned));
     uint32_t needed = 0;
     CHECK(tlc_delta_encode(&device.ctx, coded, bytes - 1, &needed) == TLC_ERR_SIZE && needed == bytes);
