@@ -8,14 +8,31 @@ import pytest
 from ckernel import Case
 from elementwise_cases import CASES, cases
 from gradkernel import reference, run_gradients, shapes
-from opcases import SWEEPS
+from opcases import SWEEPS, layer
 
 from tlc.ops import REGISTRY
 from tlc.ops.training import exp_f32
 
 
 def sweep(op: str, count: int) -> list[Case]:
+    if op == "wide":
+        return wide(count // 2)
     return cases(op, count, seed=2) if op in CASES else SWEEPS[op](2, count)
+
+
+def wide(count: int) -> list[Case]:
+    """Convolutions with enough channels for the forms that take 4 or 8 at a time, and some over; pointwise or not."""
+    rng = np.random.default_rng(3)
+    chosen = []
+    for number in range(count):
+        groups, kernel = 1 + number % 2, (1, 3)[number // 2 % 2]
+        channels, outputs = groups * int(rng.choice([4, 8, 11, 16])), groups * int(rng.choice([4, 7, 8]))
+        strides, size = (int(rng.integers(1, 3)), int(rng.integers(1, 3))), (int(rng.integers(3, 7)), 5)
+        attrs = REGISTRY["conv2d"].Attrs(strides=strides, pads=(kernel // 2,) * 4, groups=groups)
+        chosen.append(
+            layer(rng, "conv2d", attrs, (1, *size, channels), (outputs, kernel, kernel, channels // groups))
+        )
+    return chosen
 
 
 def everything(case: Case) -> frozenset[int]:
@@ -26,7 +43,7 @@ def everything(case: Case) -> frozenset[int]:
 
 
 @pytest.mark.parametrize("add", [False, True], ids=["set", "add"])
-@pytest.mark.parametrize("op", [*CASES, *SWEEPS])
+@pytest.mark.parametrize("op", [*CASES, *SWEEPS, "wide"])
 def test_c_equals_numpy(op: str, add: bool) -> None:
     rng = np.random.default_rng([add, *op.encode()])
     chosen = sweep(op, 60)
