@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlc.errors import DataError
 
-__all__ = ["InputSpec", "Samples", "load_arrays", "samples_for"]
+__all__ = ["InputSpec", "Samples", "count_samples", "load_arrays", "samples_for"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,12 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         DataError: the file is missing, no NumPy file, or holds Python objects.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"x": loaded}
+            with loaded:
+                return {key: loaded[key] for key in loaded.files}
     except OSError as error:
         reason = error.strerror or "not a NumPy file"
         raise DataError(f"cannot be read ({reason})", where=str(path), remedy="give a .npy or .npz file") from None
@@ -77,13 +78,25 @@ def samples_for(path: Path, specs: Sequence[InputSpec], *, part: str = "train", 
     arrays = load_arrays(path)
     found = _pick(path, arrays, specs, part)
     inputs = {spec.name: _fit(path, spec, *found[spec.name]) for spec in specs}
+    count = count_samples(path, inputs)
+    return Samples(inputs, _labels(path, arrays, found[specs[0].name][0], part, count) if labelled else None)
+
+
+def count_samples(path: Path, inputs: Mapping[str, NDArray[Any]]) -> int:
+    """The length of every input's leading axis.
+
+    Raises:
+        DataError: they differ, or there is none.
+    """
     lengths = {name: len(array) for name, array in inputs.items()}
     if len(set(lengths.values())) != 1:
-        raise DataError(f"inputs have different numbers of samples: {lengths}", where=str(path))
+        raise DataError(
+            f"inputs have different numbers of samples: {lengths}", where=str(path), remedy="give as many of each"
+        )
     count = next(iter(lengths.values()))
     if count == 0:
         raise DataError("holds no sample", where=str(path), remedy="give at least one")
-    return Samples(inputs, _labels(path, arrays, found[specs[0].name][0], part, count) if labelled else None)
+    return count
 
 
 def _pick(

@@ -38,6 +38,9 @@ def build(directory: Path, sources: Sequence[str], flags: Sequence[str], name: s
         *sorted((model / "src").glob("*.c")),
         *(directory / source for source in sources),
     ]
+    for part in (library, model):
+        if not (part / "src").is_dir():
+            raise BundleError("a part of the project is missing", where=str(part), remedy="compile the model again")
     headers = [*library.glob("**/*.h"), *model.glob("**/*.h"), *(directory / "include").glob("*.h")]
     digest = hashlib.sha256(" ".join([*FLAGS, *flags]).encode())
     try:
@@ -54,7 +57,14 @@ def build(directory: Path, sources: Sequence[str], flags: Sequence[str], name: s
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         raise ToolchainError("there is no C compiler on this machine", remedy="install gcc")
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolchainError(
+            f"what is built for this machine cannot be kept ({error.strerror})",
+            where=str(cache.parent),
+            remedy="set XDG_CACHE_HOME to a directory that can be written",
+        ) from None
     includes = [f"-I{library / 'include'}", f"-I{model / 'include'}", f"-I{directory / 'include'}"]
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         built = Path(scratch) / name
@@ -62,7 +72,9 @@ def build(directory: Path, sources: Sequence[str], flags: Sequence[str], name: s
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
-            raise ToolchainError(f"the project does not compile here: {first}", where=str(directory))
+            raise ToolchainError(
+                f"the project does not compile here: {first}", where=str(directory), remedy="compile the model again"
+            )
         os.replace(built, target)
     return target
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlc import bundle as bundles
 from tlc.bundle import Bundle
-from tlc.data import InputSpec, load_arrays, samples_for
+from tlc.data import InputSpec, count_samples, load_arrays, samples_for
 from tlc.errors import DataError, OutputError
 from tlc_host.server_model import ServerModel
 
@@ -116,7 +116,7 @@ async def infer_on_device(
 
 def _raw_inputs(source: Path, bundle: Bundle) -> list[Int8]:
     arrays = load_arrays(source)
-    found = []
+    found: dict[str, Int8] = {}
     for edge in bundle.inputs:
         key = edge.file_name if edge.file_name in arrays else "x" if len(bundle.inputs) == 1 and "x" in arrays else None
         if key is None:
@@ -134,8 +134,9 @@ def _raw_inputs(source: Path, bundle: Bundle) -> list[Int8]:
                 where=f"{source}: array '{key}'",
                 remedy="quantize it with the bundle's scale and zero point, or leave --raw out",
             )
-        found.append(edge.origin.from_file(array, edge.shape))
-    return found
+        found[edge.file_name] = edge.origin.from_file(array, edge.shape)
+    count_samples(source, found)
+    return list(found.values())
 
 
 def _check_writable(target: Path) -> None:

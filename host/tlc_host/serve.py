@@ -107,7 +107,9 @@ def _shards(training: Training, server: ServerModel, count: int) -> list[vsl.Sha
     """Every device's share, dealt in turn; all that can be wrong is found before a device is opened."""
     require("tensorflow")
     if not 0 < training.learning_rate < math.inf:
-        raise ConfigError(f"the learning rate must be positive, but is {training.learning_rate}", where="--lr")
+        raise ConfigError(
+            f"the learning rate must be positive, but is {training.learning_rate}", where="--lr", remedy="try 0.05"
+        )
     server.require_trainable()
     whole = load_shard(training.data, server.bundle)
     server.check_labels(whole.labels, str(training.data))
