@@ -129,12 +129,11 @@ def _pointer_bytes(board: Board) -> int:
     return 8 if board.cpu.isa == "host" else 4
 
 
-def values_bytes(program: Program) -> int:
-    """Floats of the application's hooks: all inputs, or the result; 0 where the arena has room for them."""
-    graph = program.graph
-    inputs = sum(graph[name].elements for name in graph.inputs)
-    size = 4 * max(inputs, graph[graph.outputs[0]].elements)
-    return size if size > program.arena_bytes or len(graph.inputs) > 1 else 0
+def values_bytes(program: Program, standalone: bool) -> int:
+    """Floats of a whole model's result for the application's hook; 0 where the arena has room for them, or the host has
+    the result."""
+    size = 4 * program.graph[program.graph.outputs[0]].elements
+    return size if standalone and size > program.arena_bytes else 0
 
 
 def model_code_bytes(program: Program) -> int:
@@ -147,7 +146,7 @@ def model_code_bytes(program: Program) -> int:
     return align(MODEL_CODE + calls + names + edges + learned, 4)
 
 
-def certificate(program: Program, board: Board, packing: Packing) -> Certificate:
+def certificate(program: Program, board: Board, packing: Packing, standalone: bool) -> Certificate:
     """Every byte of the device segment: proven, or a budget that ``tlc size`` checks on the ELF."""
     graph = program.graph
     raw = weight_bytes(graph)
@@ -157,7 +156,7 @@ def certificate(program: Program, board: Board, packing: Packing) -> Certificate
     tables = _table_bytes(program)
     arena, state = program.arena_bytes, program.state_bytes
     link = link_ram_bytes(program, board)
-    values = values_bytes(program)
+    values = values_bytes(program, standalone)
     code, sdk = board.memory.code_flash_bytes + model_code_bytes(program), board.memory.sdk_flash_bytes
     return Certificate(
         weight_bytes=raw,
@@ -178,7 +177,7 @@ def certificate(program: Program, board: Board, packing: Packing) -> Certificate
 
 def estimate(cut: str, program: Program, board: Board, packing: Packing, transport: Transport) -> Estimate:
     """One cut on one board."""
-    promise = certificate(program, board, packing)
+    promise = certificate(program, board, packing, cut == "none")
     sent = sum(program.graph[name].elements for name in program.graph.outputs) + LINK_OVERHEAD
     work = instructions(program, board, packing)
     seconds = work / board.cpu.clock_hz + sent / board.link.bytes_per_second(transport)
@@ -218,6 +217,10 @@ def _table_bytes(program: Program) -> int:
     for learned in program.learned:
         quant = graph[learned.tensor].quant
         size += 4 * quant.scale.size if quant else 0
+    nodes = {node.name: node for node in graph.nodes}
+    for name in program.folded:  # where only the bias learns: what the frozen weights fold into it
+        if nodes[name].inputs[1] not in {learned.tensor for learned in program.learned}:
+            size += 4 * graph[nodes[name].output].shape[-1]
     for call in _calls(program):
         tables = [value for value in [*call.fields.values(), *call.args] if isinstance(value, Table)]
         size += sum(align(table.values.nbytes, 4) for table in tables)

@@ -44,24 +44,17 @@ static int8_t quantize(float value, float scale, int32_t zero_point) {
     return (int8_t)(q < -128 ? -128 : q > 127 ? 127 : q);
 }
 
-void tlc_quantize_inputs(tlc_ctx_t *ctx, const float *values) {
-    const tlc_model_t *model = ctx->model;
-    ctx->has_forward = 0;
-    if ((const uint8_t *)values == ctx->arena) { /* one input; the floats lie where the int8 values go */
-        for (uint32_t i = 0; i < model->inputs[0].elements; i++) {
-            float value;
-            memcpy(&value, ctx->arena + 4u * i, sizeof value);
-            ctx->arena[i] = (uint8_t)quantize(value, model->inputs[0].scale, model->inputs[0].zero_point);
-        }
-        memmove(ctx->arena + model->inputs[0].offset, ctx->arena, model->inputs[0].elements);
+void tlc_sample_put(tlc_sample_t *sample, float value) {
+    const tlc_model_t *model = sample->ctx->model;
+    if (sample->input == model->input_count) {
         return;
     }
-    for (uint32_t input = 0; input < model->input_count; input++) {
-        const tlc_tensor_t *tensor = &model->inputs[input];
-        uint8_t *to = ctx->arena + tensor->offset;
-        for (uint32_t i = 0; i < tensor->elements; i++) {
-            to[i] = (uint8_t)quantize(*values++, tensor->scale, tensor->zero_point);
-        }
+    const tlc_tensor_t *tensor = &model->inputs[sample->input];
+    sample->ctx->has_forward = 0;
+    sample->ctx->arena[tensor->offset + sample->next] = (uint8_t)quantize(value, tensor->scale, tensor->zero_point);
+    if (++sample->next == tensor->elements) {
+        sample->next = 0;
+        ++sample->input;
     }
 }
 

@@ -112,16 +112,17 @@ static uint32_t port_entropy(void *self) {
     return 12345;
 }
 
-static bool app_sample(void *app, float *values) {
+static bool app_sample(void *app, tlc_sample_t *sample) {
     world_t *world = app;
     if (world->samples == 0) {
         return false;
     }
     world->samples--;
     for (uint32_t i = 0; i < SMALL_N; i++) {
-        values[i] = 0.5f * (float)i - 20.0f;
+        const float value = 0.5f * (float)i - 20.0f;
+        tlc_sample_put(sample, i == 7 ? value / 0.0f * 0.0f : value); /* NaN */
     }
-    values[7] = values[7] / 0.0f * 0.0f; /* NaN */
+    tlc_sample_put(sample, 1e9f); /* one too many is dropped */
     return true;
 }
 

@@ -94,7 +94,6 @@ static uint32_t output_bytes(void) { return sum(tlc_model.outputs, tlc_model.out
 static uint32_t gradient_elements(void) { return tlc_model.gradient ? tlc_model.gradient->elements : 0; }
 
 static size_t part_bytes(int part) {
-    const size_t values = input_bytes() > output_bytes() ? input_bytes() : output_bytes();
     size_t message = input_bytes();
     switch (part) {
     case ARENA:
@@ -109,7 +108,7 @@ static size_t part_bytes(int part) {
     case OUTPUT:
         return output_bytes();
     case VALUES:
-        return sizeof(float) * values;
+        return sizeof(float) * (size_t)output_bytes();
     default:
         return sizeof(float) * (size_t)input_bytes();
     }
@@ -165,12 +164,18 @@ static uint64_t port_ticks(void *self) { return ((twin_t *)self)->ticks++; }
 
 static uint32_t port_entropy(void *self) { return ((twin_t *)self)->boot; }
 
-static bool app_sample(void *app, float *values) {
+static void put(tlc_sample_t *sample, const float *values) {
+    for (uint32_t i = 0; i < input_bytes(); i++) {
+        tlc_sample_put(sample, values[i]);
+    }
+}
+
+static bool app_sample(void *app, tlc_sample_t *sample) {
     twin_t *twin = app;
     if (!twin->has_sample) {
         return false;
     }
-    memcpy(values, part(twin, SAMPLE), part_bytes(SAMPLE));
+    put(sample, (const float *)(const void *)part(twin, SAMPLE));
     twin->has_sample = 0;
     return true;
 }
@@ -309,7 +314,8 @@ EXPORT int tlc_twin_reset(void *memory) {
 
 EXPORT int tlc_twin_quantize(void *memory, const float *values, int8_t *inputs) {
     tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
-    tlc_quantize_inputs(ctx, values);
+    tlc_sample_t sample = {.ctx = ctx};
+    put(&sample, values);
     for (uint32_t i = 0; i < tlc_model.input_count; i++) {
         memcpy(inputs, ctx->arena + tlc_model.inputs[i].offset, tlc_model.inputs[i].elements);
         inputs += tlc_model.inputs[i].elements;

@@ -5,7 +5,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-bool tlc_app_sample(void *app, float *values);
+#include "tlc/device.h"
+
+bool tlc_app_sample(void *app, tlc_sample_t *sample);
 void tlc_app_result(void *app, const float *values, uint32_t count);
 
 #endif /* TLC_APP_H */

@@ -7,9 +7,9 @@
 #define SAMPLE_MS 0 /* how long the sensor takes, in real milliseconds */
 #endif
 
-bool tlc_app_sample(void *app, float *values) {
+bool tlc_app_sample(void *app, tlc_sample_t *sample) {
     (void)app;
-    (void)values;
+    (void)sample;
     if (SAMPLE_MS > 0) {
         const struct timespec wait = {.tv_nsec = SAMPLE_MS * 1000000L};
         (void)nanosleep(&wait, 0);
