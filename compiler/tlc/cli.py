@@ -20,6 +20,7 @@ from tlc.extras import require
 from tlc.report import tables
 
 if TYPE_CHECKING:
+    from tlc.boards import Board
     from tlc.pipeline import Progress
 
 Command = Callable[..., Any]
@@ -212,10 +213,22 @@ def compile_command(
     options = Options(model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed)
     with progress(as_json) as say:
         compiled = compile_model(options, say)
+    make_buildable(compiled.board)
     if as_json:
         click.echo(json.dumps(compiled.to_json()))
     else:
         tables.show_compiled(compiled, directory)
+
+
+def make_buildable(board: Board) -> None:
+    """An emulated board's platform is ours, and in no registry: puts it where ``pio run`` looks."""
+    from tlc import boards, toolchain
+
+    if board.platformio.platform == boards.PLATFORM:
+        try:
+            toolchain.prepare_platformio()
+        except TlcError as error:
+            click.echo(f"warning: pio run will not find the board: {error}", err=True)
 
 
 @cli.command(
