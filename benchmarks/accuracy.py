@@ -111,7 +111,9 @@ def main() -> None:
         return
     print(f"{'model':20} {'samples':>8} {'float %':>8} {'int8 %':>8} {'agree %':>8} {'max diff':>9}")
     for row in rows:
-        print("{model:20} {samples:8} {float:8.2f} {int8_twin:8.2f} {agree:8.2f} {largest_difference:9.4f}".format(**row))
+        print(
+            "{model:20} {samples:8} {float:8.2f} {int8_twin:8.2f} {agree:8.2f} {largest_difference:9.4f}".format(**row)
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tlc import boards
-from tlc.boards import Board
+from tlc.boards import Board, Transport
 from tlc.bundle import Bundle, EdgeTensor, LearnedTensor
 from tlc.codegen.project import Settings, emit, render_application, render_model, write_project
 from tlc.cost import Estimate, certificate, estimate, frozen_weights, link_message_bytes
@@ -27,7 +27,7 @@ from tlc.ops import REGISTRY
 from tlc.passes.backward import differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples
 from tlc.passes.canonicalize import canonicalize
-from tlc.passes.pack import PackMode, Packing, pack
+from tlc.passes.pack import Packing, PackMode, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
 from tlc.passes.select import parse_spec
@@ -83,9 +83,7 @@ class Compiled:
             "link_bytes": self.estimate.link_bytes,
             "instructions_estimate": self.estimate.instructions,
             "certificate": promise.model_dump(),
-            "packing": [
-                dataclasses.asdict(row) for row in self.packing.report
-            ],
+            "packing": [dataclasses.asdict(row) for row in self.packing.report],
         }
 
 
@@ -172,7 +170,7 @@ def plan_model(options: Options) -> list[Estimate]:
     return _estimates(graph, board, options, transport)
 
 
-def _estimates(graph: Graph, board: Board, options: Options, transport: str) -> list[Estimate]:
+def _estimates(graph: Graph, board: Board, options: Options, transport: Transport) -> list[Estimate]:
     cuts = legal_cuts(graph)
     require_cuts(graph, cuts)
     deepest, _ = split(graph, cuts[-1])
@@ -218,7 +216,7 @@ def _named_cut(source: Graph, graph: Graph, name: str) -> tuple[Graph, Cut]:
         return graph, cut_named(graph, name)
 
 
-def _automatic_cut(graph: Graph, board: Board, options: Options, transport: str) -> Cut:
+def _automatic_cut(graph: Graph, board: Board, options: Options, transport: Transport) -> Cut:
     """The cut with the least time per inference (device computing, then the link) among those that fit.
 
     A cut that leaves nothing to the host is taken only where there is no other: whoever wants that says ``--cut none``.
@@ -255,7 +253,9 @@ def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
     rule = f"the device segment needs {' and '.join(over)}"
     if any_cut:
         rule = f"no cut fits; the nearest, --cut {row.cut}: {rule}"
-    raise FitError(rule, where=f"board {board.id}", remedy="see tlc plan for every cut; choose an earlier one or a larger board")
+    raise FitError(
+        rule, where=f"board {board.id}", remedy="see tlc plan for every cut; choose an earlier one or a larger board"
+    )
 
 
 def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | None:
@@ -270,9 +270,7 @@ def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | N
     return None
 
 
-def _to_integers(
-    device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str]
-) -> Graph:
+def _to_integers(device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str]) -> Graph:
     if _is_integer(device):
         if options.calib is not None:
             warnings.append("--calib is not used: the model is quantized already")
@@ -312,7 +310,7 @@ def _is_integer(graph: Graph) -> bool:
 
 
 def _unit_ranges(graph: Graph) -> dict[str, tuple[float, float]]:
-    return {name: (-1.0, 1.0) for name in graph.tensors}
+    return dict.fromkeys(graph.tensors, (-1.0, 1.0))
 
 
 def _file_name(tensor: Tensor) -> str:

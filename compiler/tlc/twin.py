@@ -86,7 +86,9 @@ class Twin:
         assert joined.shape[1] == self._c.tlc_twin_input_bytes(), "inputs of another shape"
         sizes = [int(np.prod(edge.shape)) for edge in self.bundle.outputs]
         out = np.empty((count, sum(sizes)), np.int8)
-        self._check(self._c.tlc_twin_forward_many(self._memory, _pointer(joined), _pointer(out), ctypes.c_size_t(count)))
+        self._check(
+            self._c.tlc_twin_forward_many(self._memory, _pointer(joined), _pointer(out), ctypes.c_size_t(count))
+        )
         parts = np.split(out, np.cumsum(sizes)[:-1], axis=1)
         return [part.reshape(count, *edge.shape[1:]) for part, edge in zip(parts, self.bundle.outputs, strict=True)]
 
@@ -111,7 +113,9 @@ class Twin:
         result = {}
         for learned in self.bundle.learned:
             size = learned.elements * (1 if learned.dtype == "int8" else 4)
-            result[learned.name] = raw[learned.offset : learned.offset + size].view(learned.dtype).reshape(learned.shape)
+            result[learned.name] = (
+                raw[learned.offset : learned.offset + size].view(learned.dtype).reshape(learned.shape)
+            )
         return result
 
     def set_params(self, raw: bytes) -> None:

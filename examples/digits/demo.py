@@ -26,6 +26,7 @@ import network
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
 from tlc import boards, toolchain
 from tlc.emulator import stop_state
 from tlc.pipeline import Compiled, Options, compile_model
@@ -140,25 +141,35 @@ def main() -> None:
     training = counted.training
     assert training is not None
     promise, memory = compiled.bundle.certificate, boards.load(BOARD).memory
-    upright = float((ServerModel(PROJECT).infer(Twin(PROJECT).forward(*_upright(compiled))[0])[0].argmax(1) == _labels()).mean())
+    upright = float(
+        (ServerModel(PROJECT).infer(Twin(PROJECT).forward(*_upright(compiled))[0])[0].argmax(1) == _labels()).mean()
+    )
 
     table = Table(title=f"digits on {BOARD}, cut at '{compiled.bundle.cut}'", title_justify="left")
     for column, justify in (("", "left"), ("before", "right"), ("after learning", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     table.add_row("upright digits: int8 twin, 1,000 images", f"{upright:.1%}", "")
     table.add_row("rotated digits: float network", f"{float_accuracy(model, rotated):.1%}", "")
-    table.add_row("rotated digits: int8 twin, 1,000 images", f"{result['twin_before']:.1%}", f"{result['twin_after']:.1%}")
     table.add_row(
-        f"rotated digits: the chip, {DEVICE_TEST} images", f"{result['device_before']:.1%}", f"{result['device_after']:.1%}"
+        "rotated digits: int8 twin, 1,000 images", f"{result['twin_before']:.1%}", f"{result['twin_after']:.1%}"
+    )
+    table.add_row(
+        f"rotated digits: the chip, {DEVICE_TEST} images",
+        f"{result['device_before']:.1%}",
+        f"{result['device_after']:.1%}",
     )
     table.add_section()
-    table.add_row("instructions per inference", f"{counted.instructions:,}", f"{figures['instructions_per_mac']:.2f} per MAC")
+    table.add_row(
+        "instructions per inference", f"{counted.instructions:,}", f"{figures['instructions_per_mac']:.2f} per MAC"
+    )
     total = training.forward + training.backward
     table.add_row("instructions per training sample", f"{total:,}", f"+ {training.update:,} per step")
     table.add_row("flash, bytes", f"{figures['flash_bytes']:,}", f"of {memory.flash_bytes:,}")
     table.add_row("RAM, bytes", f"{figures['ram_bytes']:,}", f"promised {promise.ram_bytes:,}")
     table.add_row("on the link per inference, bytes", f"{compiled.estimate.link_bytes:,}", "sent up")
-    table.add_row("on the link per training sample, bytes", f"{result['bytes_up']:,.0f} up", f"{result['bytes_down']:,.0f} down")
+    table.add_row(
+        "on the link per training sample, bytes", f"{result['bytes_up']:,.0f} up", f"{result['bytes_down']:,.0f} down"
+    )
     console.print()
     console.print(table)
     (WORK / "demo.json").write_text(json.dumps({**result, **figures}, indent=2) + "\n")

@@ -67,7 +67,13 @@ def network(seed: int = 0) -> Graph:
 
 
 def train(
-    graph: Graph, x: Array, y: Array, *, epochs: int = 8, batch: int = 50, seed: int = 0,
+    graph: Graph,
+    x: Array,
+    y: Array,
+    *,
+    epochs: int = 8,
+    batch: int = 50,
+    seed: int = 0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Graph:
     """Adam on the cross-entropy; the trained graph."""

@@ -102,5 +102,3 @@ def _boot(directory: Path, device: str, board: boards.Board) -> tuple[str, Emula
         toolchain.pio_run(directory)
         process = toolchain.start(board, toolchain.firmware_elf(directory, board))
     return f"tcp://{process.host}:{process.port}", process
-
-

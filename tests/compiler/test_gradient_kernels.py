@@ -29,9 +29,7 @@ def wide(count: int) -> list[Case]:
         channels, outputs = groups * int(rng.choice([4, 8, 11, 16])), groups * int(rng.choice([4, 7, 8]))
         strides, size = (int(rng.integers(1, 3)), int(rng.integers(1, 3))), (int(rng.integers(3, 7)), 5)
         attrs = REGISTRY["conv2d"].Attrs(strides=strides, pads=(kernel // 2,) * 4, groups=groups)
-        chosen.append(
-            layer(rng, "conv2d", attrs, (1, *size, channels), (outputs, kernel, kernel, channels // groups))
-        )
+        chosen.append(layer(rng, "conv2d", attrs, (1, *size, channels), (outputs, kernel, kernel, channels // groups)))
     return chosen
 
 

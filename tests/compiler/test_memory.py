@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tlc.passes.memory import lower_bound, place
 from tlc.program import ALIGN, Buffer
 
-lives = st.lists(
-    st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=25
-).map(lambda rows: [Buffer(f"b{i}", size, first, first + span) for i, (size, first, span) in enumerate(rows)])
+lives = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=25).map(
+    lambda rows: [Buffer(f"b{i}", size, first, first + span) for i, (size, first, span) in enumerate(rows)]
+)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

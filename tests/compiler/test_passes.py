@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tlc import boards
 from tlc.builder import Builder
 from tlc.errors import UnsupportedOperator, UsageError
@@ -96,7 +97,9 @@ def test_weights_are_symmetric_per_channel_and_biases_in_the_products_unit() -> 
         assert weight.quant and bias.quant and source.quant and weight.data is not None
         assert weight.data.dtype == np.int8 and np.abs(weight.data.astype(int)).max() == 127
         np.testing.assert_array_equal(bias.quant.scale, (source.quant.scale * weight.quant.scale).astype(np.float32))
-        np.testing.assert_allclose(weight.quant.dequantize(weight.data), graph.data(weight.name), atol=weight.quant.scale.max() / 2)
+        np.testing.assert_allclose(
+            weight.quant.dequantize(weight.data), graph.data(weight.name), atol=weight.quant.scale.max() / 2
+        )
 
 
 def test_a_dead_channel_does_not_overflow_its_bias() -> None:
@@ -179,7 +182,9 @@ def test_random_networks_equal_the_reference(seed: int, tmp_path: Path) -> None:
 
 def test_boards_know_every_operator_cost() -> None:
     for name in boards.names():
-        assert all(boards.load(name).instructions(op, 1000, 10) > 0 for op in REGISTRY if op not in ("reshape", "opaque"))
+        assert all(
+            boards.load(name).instructions(op, 1000, 10) > 0 for op in REGISTRY if op not in ("reshape", "opaque")
+        )
 
 
 def test_a_users_own_board_goes_with_the_project(tmp_path: Path) -> None:

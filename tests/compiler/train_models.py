@@ -118,6 +118,5 @@ def shared() -> Builder:
 
 
 NETS: dict[str, Callable[[], Builder]] = {
-    make.__name__: make
-    for make in (conv_last, dilated_groups, depthwise, residual, squeeze_excite, moves, shared)
+    make.__name__: make for make in (conv_last, dilated_groups, depthwise, residual, squeeze_excite, moves, shared)
 }

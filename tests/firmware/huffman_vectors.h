@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Written by make_huffman_vectors.py. Do not edit. clang-format off */
+/* Written by make_huffman_vectors.py. Do not edit. */
+/* clang-format off */
 #ifndef HUFFMAN_VECTORS_H
 #define HUFFMAN_VECTORS_H
 

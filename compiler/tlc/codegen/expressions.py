@@ -17,7 +17,14 @@ from tlc.program import Program, Step, align
 
 __all__ = ["Array", "CCall", "Emitter", "c_array", "c_float", "identifier"]
 
-C_TYPES = {"int8": "int8_t", "int16": "int16_t", "uint8": "uint8_t", "uint16": "uint16_t", "int32": "int32_t", "float32": "float"}
+C_TYPES = {
+    "int8": "int8_t",
+    "int16": "int16_t",
+    "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "int32": "int32_t",
+    "float32": "float",
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,9 @@ class Emitter:
 
     def backward(self) -> list[CCall]:
         """The calls of the backward pass."""
-        return [self._call(step, f"gradient of {step.node.op} '{step.node.name}'", -1) for step in self.program.backward]
+        return [
+            self._call(step, f"gradient of {step.node.op} '{step.node.name}'", -1) for step in self.program.backward
+        ]
 
     def weights(self, tensor: str, rows: NDArray[np.int8]) -> str:
         """The array that holds a raw weight tensor."""
@@ -193,4 +202,3 @@ class Emitter:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return f"({', '.join(str(n) for n in shape)})"
-

@@ -183,7 +183,9 @@ def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:
         OutputError: the place cannot be written, or holds something that tlc did not write.
     """
     directory = Path(os.path.abspath(directory))
-    if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not (directory / MARKER).exists())):
+    if directory.exists() and (
+        not directory.is_dir() or (any(directory.iterdir()) and not (directory / MARKER).exists())
+    ):
         raise OutputError(
             "exists, and tlc did not write it", where=str(directory), remedy="choose another --out, or remove it"
         )
@@ -200,7 +202,11 @@ def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:
             target = staging / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content.encode() if isinstance(content, str) else content)
-        shutil.copytree(firmware_dir(), staging / "lib" / "tlc", ignore=shutil.ignore_patterns("CMakeLists.txt", "cmake", "__pycache__"))
+        shutil.copytree(
+            firmware_dir(),
+            staging / "lib" / "tlc",
+            ignore=shutil.ignore_patterns("CMakeLists.txt", "cmake", "__pycache__"),
+        )
         if directory.exists():
             _keep(directory, staging)
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))

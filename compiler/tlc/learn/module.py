@@ -33,7 +33,9 @@ class GraphModule(tf.Module):  # type: ignore[misc]
             if node.op not in REGISTRY or node.op == "opaque":
                 kind = getattr(node.attrs, "op_type", node.op)
                 raise UnsupportedOperator(
-                    f"{kind} cannot be trained", where=f"node '{node.name}'", remedy="cut after it, or run inference only"
+                    f"{kind} cannot be trained",
+                    where=f"node '{node.name}'",
+                    remedy="cut after it, or run inference only",
                 )
         self.weights: dict[str, tf.Variable] = {}
         for node in graph.nodes:

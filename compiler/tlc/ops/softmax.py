@@ -139,7 +139,9 @@ class Softmax(Operator):
         quant = graph[node.inputs[0]].quant
         assert quant
         x, classes = inputs[0].astype(np.int32), inputs[0].shape[-1]
-        exps = exp_f32((x - x.max(axis=-1, keepdims=True)).astype(np.float32) * np.float32(_step(quant, node.attrs.beta)))
+        exps = exp_f32(
+            (x - x.max(axis=-1, keepdims=True)).astype(np.float32) * np.float32(_step(quant, node.attrs.beta))
+        )
         total, dot = (np.zeros((*x.shape[:-1], 1), np.float32) for _ in range(2))
         for c in range(classes):  # in order
             total += exps[..., c : c + 1]

@@ -59,9 +59,7 @@ def differentiate(graph: Graph, learned: dict[str, str]) -> Plan:
             continue
         wanted = frozenset(index for index, name in enumerate(node.inputs) if name in leads)
         adding = frozenset(
-            index
-            for index in wanted
-            if node.inputs[index] in has_gradient or node.inputs[index] in node.inputs[:index]
+            index for index in wanted if node.inputs[index] in has_gradient or node.inputs[index] in node.inputs[:index]
         )
         made = REGISTRY[node.op].backward(graph, node, wanted, adding) if wanted else []
         if made is None:

@@ -65,7 +65,9 @@ def _named(graph: Graph, everything: dict[str, tuple[str, str]], word: str, spec
     if word == "bias":
         biases = {name for name, (_, role) in everything.items() if role == "bias"}
         if not biases:
-            raise UsageError("no layer on the device has a bias", where=f"{WHERE} {spec}", remedy="name weights instead")
+            raise UsageError(
+                "no layer on the device has a bias", where=f"{WHERE} {spec}", remedy="name weights instead"
+            )
         return biases
     if word in ("", "none"):
         rule = "'none' stands alone" if word else "there is an empty name between two commas"
