@@ -123,6 +123,7 @@ void tlc_device_defaults(tlc_device_config_t *config) {
     config->window = 8;
     config->peer_window = 8;
     config->board = "";
+    config->max_saturated = 25;
 }
 
 static void on_layer(void *arg, uint16_t layer) {
@@ -138,14 +139,6 @@ static void on_layer(void *arg, uint16_t layer) {
     if (device->config.layer_ticks) {
         device->layer_start = ticks(device); /* the pump's time is no layer's */
     }
-}
-
-static uint32_t total_inputs(const tlc_model_t *model) {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < model->input_count; i++) {
-        count += model->inputs[i].elements;
-    }
-    return count;
 }
 
 static uint32_t total_outputs(const tlc_model_t *model) {
@@ -183,11 +176,11 @@ tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *co
     }
     device->ctx.on_layer = on_layer;
     device->ctx.on_layer_arg = device;
-
-    const uint32_t inputs = total_inputs(model);
-    if (config->sample && (!value_room(device, inputs) || (!config->values && model->input_count > 1))) {
-        return TLC_ERR_SIZE;
+    if (config->keeper && config->storage) {
+        device->journal.storage = config->storage;
+        (void)!config->keeper->journal_load(&device->journal, &device->ctx, &device->step); /* told in JOURNAL */
     }
+
     if (config->sample && config->standalone && !value_room(device, model->outputs[0].elements)) {
         return TLC_ERR_SIZE;
     }
@@ -269,6 +262,7 @@ static bool say_hello(tlc_device_t *device) {
     capabilities |= config->sample ? (uint32_t)TLC_CAN_SAMPLE : 0u;
     capabilities |= config->layer_ticks ? (uint32_t)TLC_CAN_PROFILE : 0u;
     capabilities |= config->standalone ? (uint32_t)TLC_STANDALONE : 0u;
+    capabilities |= device->journal.storage ? (uint32_t)TLC_CAN_SAVE : 0u;
     tlc_put_u32(message + TLC_HELLO_CAPABILITIES, capabilities);
     tlc_put_u32(message + TLC_HELLO_BOOT, device->boot);
     tlc_put_u32(message + TLC_HELLO_TOKEN, device->token);
@@ -287,9 +281,31 @@ static bool say_hello(tlc_device_t *device) {
            TLC_OK;
 }
 
+static void say_journal(tlc_device_t *device) {
+    const tlc_journal_t *journal = &device->journal;
+    uint8_t *message = device->scratch;
+    memset(message, 0, TLC_JOURNAL_BYTES);
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_put_u32(message + TLC_JOURNAL_SLOT, journal->storage ? journal->storage->slot_bytes : 0u);
+    tlc_put_u32(message + TLC_JOURNAL_SEQUENCE, journal->sequence);
+    tlc_put_u32(message + TLC_JOURNAL_STEP, journal->step);
+    tlc_put_u32(message + TLC_JOURNAL_LENGTH, journal->newest < 2 ? journal->bytes : 0u);
+    tlc_put_u32(message + TLC_JOURNAL_WEAR, journal->wear[0]);
+    tlc_put_u32(message + TLC_JOURNAL_WEAR + 4, journal->wear[1]);
+    tlc_put_u32(message + TLC_JOURNAL_SAVES, journal->saves);
+    tlc_put_u32(message + TLC_JOURNAL_ROLLBACKS, device->rollbacks);
+    message[TLC_JOURNAL_STATUS] = journal->storage ? journal->status : (uint8_t)TLC_ERR_STATE;
+    memcpy(message + TLC_JOURNAL_SLOTS, journal->slots, sizeof journal->slots);
+    (void)!answer(device, TLC_STREAM_BULK, TLC_MSG_JOURNAL, NULL, 0, message, TLC_JOURNAL_BYTES);
+}
+
 static void say_stats(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
     const tlc_port_t *port = device->config.port;
+    if (tlc_get_u32(device->held.header + TLC_GET_STATS_WHAT) == 2) {
+        say_journal(device);
+        return;
+    }
     if (tlc_get_u32(device->held.header + TLC_GET_STATS_WHAT) == 1) {
         if (!device->config.layer_ticks) {
             say_error(device, TLC_ERR_STATE, "built without a profile of the layers");
@@ -462,6 +478,58 @@ static void take_backward(tlc_device_t *device) {
     say_done(device, 0, device->backward_ticks);
 }
 
+/* ---- what outlives a reset ---- */
+
+/* The journal's newest entry, or the values in flash; gradients since are forgotten. */
+static void roll_back(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    device->step = 0;
+    if (device->journal.storage) {
+        (void)!device->config.keeper->journal_load(&device->journal, &device->ctx, &device->step);
+    } else if (model->init) {
+        model->init(&device->ctx);
+    }
+    device->ctx.samples = 0;
+    device->ctx.has_forward = 0;
+    device->params_at = model->param_bytes;
+}
+
+/* TLC_DONE_SAVED: an entry was written; 0: none was needed, or it failed, which is logged. */
+static uint8_t save(tlc_device_t *device, tlc_status_t *status) {
+    const uint32_t saves = device->journal.saves;
+    const uint32_t began = begin_work(device);
+    *status = device->journal.storage
+                  ? device->config.keeper->journal_save(&device->journal, &device->ctx, device->step)
+                  : TLC_ERR_STATE;
+    end_work(device, began);
+    return device->journal.saves != saves ? (uint8_t)TLC_DONE_SAVED : 0u;
+}
+
+static const char *why_not_saved(tlc_status_t status) {
+    return status == TLC_ERR_STATE  ? "this device has no flash to keep what it learns"
+           : status == TLC_ERR_SIZE ? "what was learned takes more than a slot of the journal has"
+                                    : "the journal's flash does not hold what is written";
+}
+
+static void take_save(tlc_device_t *device) {
+    tlc_status_t status;
+    const uint8_t flags = save(device, &status);
+    if (status != TLC_OK) {
+        say_error(device, status, why_not_saved(status));
+        return;
+    }
+    say_done(device, flags ? flags : (uint8_t)TLC_DONE_REPEATED, 0);
+}
+
+static void diverged(tlc_device_t *device, const char *how) {
+    device->rollbacks++;
+    roll_back(device);
+    (void)tlc_device_log(device, 40,
+                         device->step ? "training diverged: back to the journal's last entry"
+                                      : "training diverged: back to the values in flash");
+    say_error(device, TLC_ERR_NUMERIC, how);
+}
+
 static void take_step(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
     const tlc_common_t common = tlc_common_get(device->held.header);
@@ -487,17 +555,42 @@ static void take_step(tlc_device_t *device) {
         say_error(device, TLC_ERR_STATE, "no gradient is accumulated");
         return;
     }
+    const tlc_keeper_t *keeper = device->config.keeper;
+    const float told = tlc_get_f32(device->held.header + TLC_STEP_MAX_NORM);
     const uint32_t began = begin_work(device);
     const uint64_t start = ticks(device);
-    const tlc_status_t status = model->update(&device->ctx, &step);
+    tlc_status_t status = TLC_OK;
+    if (keeper) {
+        status = keeper->check_gradient(&device->ctx, told > 0.0f ? told : device->config.max_gradient);
+    }
+    const bool sound = status == TLC_OK;
+    if (sound) {
+        status = model->update(&device->ctx, &step);
+    }
+    if (keeper && status == TLC_OK) {
+        status = keeper->check_weights(&device->ctx, device->config.max_saturated);
+    }
     device->update_ticks = ticks(device) - start;
     end_work(device, began);
+    if (status == TLC_ERR_NUMERIC) {
+        diverged(device, sound ? "too many weights reach the end of their range"
+                               : "the gradient is not finite, or its norm is above the bound");
+        return;
+    }
     if (status != TLC_OK) {
         say_error(device, status, "the update failed");
         return;
     }
     device->step = step.step;
-    say_done(device, 0, device->update_ticks);
+    const uint32_t every = device->config.save_every;
+    uint8_t flags = 0;
+    if ((device->held.header[TLC_STEP_FLAGS] & TLC_STEP_SAVE) || (every && step.step % every == 0)) {
+        flags = save(device, &status);
+        if (status != TLC_OK) {
+            (void)tlc_device_log(device, 30, why_not_saved(status));
+        }
+    }
+    say_done(device, flags, device->update_ticks);
 }
 
 static void take_get_params(tlc_device_t *device) {
@@ -508,13 +601,26 @@ static void take_get_params(tlc_device_t *device) {
         say_error(device, TLC_ERR_SIZE, "beyond the learned tensors");
         return;
     }
-    count = count ? count : total - offset;
+    const uint8_t coding = device->held.header[TLC_PARAMS_CODING];
+    const uint8_t *from = device->config.state ? device->config.state + offset : NULL;
+    if (coding == TLC_PARAMS_DELTA && device->config.keeper && offset == 0 && count == 0) { /* coded into the arena */
+        device->ctx.has_forward = 0;
+        from = device->config.arena;
+        if (device->config.keeper->delta_encode(&device->ctx, device->config.arena, device->config.model->arena_bytes,
+                                                &count) != TLC_OK) {
+            say_error(device, TLC_ERR_FULL, "the arena has no room for the differences");
+            return;
+        }
+    } else if (coding != TLC_PARAMS_PLAIN) {
+        say_error(device, TLC_ERR_ARG, "no such coding of learned tensors, or not of a part of them");
+        return;
+    } else {
+        count = count ? count : total - offset;
+    }
     uint8_t message[TLC_PARAMS_BYTES];
-    memcpy(message, device->held.header, TLC_COMMON_BYTES);
-    tlc_put_u32(message + TLC_PARAMS_OFFSET, offset);
+    memcpy(message, device->held.header, sizeof message);
     tlc_put_u32(message + TLC_PARAMS_TOTAL, total);
-    const tlc_status_t status = answer(device, TLC_STREAM_BULK, TLC_MSG_PARAMS, message, sizeof message,
-                                       device->config.state ? device->config.state + offset : NULL, count);
+    const tlc_status_t status = answer(device, TLC_STREAM_BULK, TLC_MSG_PARAMS, message, sizeof message, from, count);
     if (status == TLC_ERR_SIZE) {
         say_error(device, status, "more than the host takes at once");
     }
@@ -524,9 +630,29 @@ static void take_set_params(tlc_device_t *device) {
     const tlc_link_message_t *held = &device->held;
     const uint32_t total = device->config.model->param_bytes;
     const uint32_t offset = tlc_get_u32(held->header + TLC_PARAMS_OFFSET);
+    const uint8_t coding = held->header[TLC_PARAMS_CODING];
+    const bool coded = coding == TLC_PARAMS_DELTA && device->config.keeper && offset == 0;
+    if (coding != TLC_PARAMS_PLAIN && !coded) {
+        say_error(device, TLC_ERR_ARG, "no such coding of learned tensors, or not of a part of them");
+        return;
+    }
     if (tlc_get_u32(held->header + TLC_PARAMS_TOTAL) != total || offset > total ||
-        held->payload_bytes > total - offset || (held->payload_bytes && !held->payload)) {
+        (!coded && held->payload_bytes > total - offset) || (held->payload_bytes && !held->payload)) {
         say_error(device, TLC_ERR_SIZE, "not the size of the learned tensors");
+        return;
+    }
+    if (coded) {
+        const tlc_status_t status =
+            device->config.keeper->delta_decode(&device->ctx, held->payload, held->payload_bytes);
+        device->step = 0; /* what no code makes is the values in flash */
+        device->ctx.has_forward = 0;
+        device->params_at = total;
+        if (status != TLC_OK) {
+            say_error(device, status, "no differences of these learned tensors: they are the values in flash now");
+            return;
+        }
+        device->step = tlc_common_get(held->header).step;
+        say_done(device, 0, 0);
         return;
     }
     if (offset > device->params_at) { /* a set begins at 0 and leaves out no piece; each may come twice */
@@ -537,8 +663,11 @@ static void take_set_params(tlc_device_t *device) {
         memcpy(device->config.state + offset, held->payload, held->payload_bytes);
         const uint32_t end = offset + held->payload_bytes;
         device->params_at = offset ? max_u32(device->params_at, end) : end;
-        if (device->params_at == total && device->config.model->refresh) {
-            device->config.model->refresh(&device->ctx);
+        if (device->params_at == total) {
+            device->step = tlc_common_get(held->header).step;
+            if (device->config.model->refresh) {
+                device->config.model->refresh(&device->ctx);
+            }
         }
     }
     device->ctx.has_forward = 0;
@@ -547,7 +676,8 @@ static void take_set_params(tlc_device_t *device) {
 
 /* Between the pieces of SET_PARAMS the tensors are half the old and half the new: nobody is to see or use them. */
 static bool wants_params(uint8_t type) {
-    return type == TLC_MSG_FORWARD || type == TLC_MSG_BACKWARD || type == TLC_MSG_STEP || type == TLC_MSG_GET_PARAMS;
+    return type == TLC_MSG_FORWARD || type == TLC_MSG_BACKWARD || type == TLC_MSG_STEP || type == TLC_MSG_GET_PARAMS ||
+           type == TLC_MSG_SAVE;
 }
 
 /* From the arena, as it is: what the bytes are does not matter, and nothing is disturbed. */
@@ -574,6 +704,11 @@ static void take_welcome(tlc_device_t *device) {
     }
     device->token = tlc_get_u32(device->held.header + TLC_WELCOME_TOKEN);
     device->welcomed = true;
+    if (device->journal.storage && device->journal.status == TLC_ERR_BUNDLE) {
+        (void)tlc_device_log(device, 30, "the journal is another bundle's: ignored, and kept until the next save");
+    } else if (device->journal.storage && device->journal.status == TLC_ERR_CORRUPT) {
+        (void)tlc_device_log(device, 30, "the journal is damaged: the learned tensors are the values in flash");
+    }
     say_done(device, 0, 0);
 }
 
@@ -594,6 +729,12 @@ static void take_result(tlc_device_t *device) {
 }
 
 static void take_reset_state(tlc_device_t *device) {
+    tlc_status_t status = TLC_OK;
+    if (device->journal.storage) {
+        const uint32_t began = begin_work(device);
+        status = device->config.keeper->journal_clear(&device->journal);
+        end_work(device, began);
+    }
     if (device->config.model->init) {
         device->config.model->init(&device->ctx);
     }
@@ -602,6 +743,10 @@ static void take_reset_state(tlc_device_t *device) {
     device->step = 0;
     device->backward = 0;
     device->params_at = device->config.model->param_bytes;
+    if (status != TLC_OK) {
+        say_error(device, status, "the journal cannot be erased: what was learned will be back after a reset");
+        return;
+    }
     say_done(device, 0, 0);
 }
 
@@ -651,6 +796,9 @@ static void handle(tlc_device_t *device) {
         break;
     case TLC_MSG_RESET_STATE:
         take_reset_state(device);
+        break;
+    case TLC_MSG_SAVE:
+        take_save(device);
         break;
     case TLC_MSG_TEST:
         take_test(device);
@@ -734,15 +882,17 @@ static bool take_sample(tlc_device_t *device) {
     if (!config->message && device->link.incoming[0].used) {
         return false; /* a tensor is coming into the arena */
     }
-    float *values = value_room(device, total_inputs(config->model));
+    tlc_sample_t sample = {.ctx = &device->ctx};
     device->busy = true; /* the hook may take long and pump: nothing may come into the arena */
-    device->ctx.has_forward = config->values ? device->ctx.has_forward : 0;
-    const bool taken = config->sample(config->app, values);
+    const bool taken = config->sample(config->app, &sample);
     device->busy = false;
     if (!taken) {
         return false;
     }
-    tlc_quantize_inputs(&device->ctx, values);
+    if (sample.input < config->model->input_count) {
+        (void)tlc_device_log(device, 40, "the sample hook put too few values");
+        return true;
+    }
     if (run(device) != TLC_OK) {
         (void)tlc_device_log(device, 40, "the forward pass of a sample failed");
         return true;

@@ -18,6 +18,7 @@ __all__ = [
     "MESSAGES",
     "Backward",
     "Capability",
+    "Coding",
     "Done",
     "DoneFlag",
     "Dtype",
@@ -27,6 +28,7 @@ __all__ = [
     "GetParams",
     "GetStats",
     "Hello",
+    "Journal",
     "Layers",
     "Log",
     "Message",
@@ -35,12 +37,15 @@ __all__ = [
     "ResetReason",
     "ResetState",
     "Result",
+    "Save",
     "SetParams",
+    "Slot",
     "Smashed",
     "SmashedFlag",
     "Stats",
     "Status",
     "Step",
+    "StepFlag",
     "Test",
     "Welcome",
     "message_name",
@@ -58,6 +63,7 @@ class Capability(IntFlag):
     SAMPLE = 2
     PROFILE = 4
     STANDALONE = 8
+    SAVE = 16
 
 
 class ResetReason(IntEnum):
@@ -108,9 +114,32 @@ class SmashedFlag(IntFlag):
 
 
 class DoneFlag(IntFlag):
-    """REPEATED: it had been done before, nothing was done now."""
+    """REPEATED: it had been done before, nothing was done now. SAVED: the journal has a new entry."""
 
     REPEATED = 1
+    SAVED = 2
+
+
+class StepFlag(IntFlag):
+    """SAVE: and then into the journal."""
+
+    SAVE = 1
+
+
+class Coding(IntEnum):
+    """How learned tensors travel: as they lie in the state, or as differences to the values in flash."""
+
+    PLAIN = 0
+    DELTA = 1
+
+
+class Slot(IntEnum):
+    """What a slot of the journal holds."""
+
+    EMPTY = 0
+    OURS = 1
+    OTHERS = 2
+    DAMAGED = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,14 +296,17 @@ class Backward(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step(Message):
-    """Host: apply the accumulated gradient as step number ``step``. Answered by DONE."""
+    """Host: apply the accumulated gradient as step number ``step``, if its norm is within ``max_norm`` (0: the device's
+    own bound). Answered by DONE."""
 
     TYPE = 0x24
-    FIXED = struct.Struct("<fI")
-    FIELDS = ("learning_rate", "seed")
+    FIXED = struct.Struct("<fIfB3x")
+    FIELDS = ("learning_rate", "seed", "max_norm", "flags")
 
     learning_rate: float = 0.0
     seed: int = 0
+    max_norm: float = 0.0
+    flags: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -282,11 +314,12 @@ class GetParams(Message):
     """Host: send ``count`` bytes of the learned tensors from ``offset``; 0: all. Answered by PARAMS."""
 
     TYPE = 0x25
-    FIXED = struct.Struct("<II")
-    FIELDS = ("offset", "count")
+    FIXED = struct.Struct("<IIB3x")
+    FIELDS = ("offset", "count", "coding")
 
     offset: int = 0
     count: int = 0
+    coding: int = Coding.PLAIN
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -295,25 +328,26 @@ class Params(Message):
 
     TYPE = 0x26
     STREAM = Stream.BULK
-    FIXED = struct.Struct("<II")
-    FIELDS = ("offset", "total")
+    FIXED = struct.Struct("<IIB3x")
+    FIELDS = ("offset", "total", "coding")
     TAIL = "data"
 
     offset: int = 0
     total: int = 0
+    coding: int = Coding.PLAIN
     data: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetParams(Params):
-    """Host: write these bytes of the learned tensors. Answered by DONE."""
+    """Host: write these bytes of the learned tensors, which belong to ``step``. Answered by DONE."""
 
     TYPE = 0x27
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GetStats(Message):
-    """Host: ``what`` 0: answered by STATS, 1: by LAYERS."""
+    """Host: ``what`` 0: answered by STATS, 1: by LAYERS, 2: by JOURNAL."""
 
     TYPE = 0x28
     FIXED = struct.Struct("<I")
@@ -387,7 +421,7 @@ class Layers(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResetState(Message):
-    """Host: the learned tensors back to the values in flash. Answered by DONE."""
+    """Host: the learned tensors back to the values in flash, and the journal erased. Answered by DONE."""
 
     TYPE = 0x2B
 
@@ -448,6 +482,47 @@ class Test(Message):
     data: bytes = field(default=b"")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Save(Message):
+    """Host: write the learned tensors into the journal. Answered by DONE."""
+
+    TYPE = 0x30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Journal(Message):
+    """Device: what its journal holds. ``slot_bytes`` 0: it keeps nothing; ``length`` 0: no entry of this bundle."""
+
+    TYPE = 0x31
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<8I3Bx")
+    FIELDS = (
+        "slot_bytes",
+        "sequence",
+        "saved_step",
+        "length",
+        "wear_a",
+        "wear_b",
+        "saves",
+        "rollbacks",
+        "status",
+        "slot_a",
+        "slot_b",
+    )
+
+    slot_bytes: int = 0
+    sequence: int = 0
+    saved_step: int = 0
+    length: int = 0
+    wear_a: int = 0
+    wear_b: int = 0
+    saves: int = 0
+    rollbacks: int = 0
+    status: int = Status.STATE
+    slot_a: int = Slot.EMPTY
+    slot_b: int = Slot.EMPTY
+
+
 M = TypeVar("M", bound=Message)
 
 MESSAGES: dict[int, type[Message]] = {
@@ -472,6 +547,8 @@ MESSAGES: dict[int, type[Message]] = {
         Error,
         Log,
         Test,
+        Save,
+        Journal,
     )
 }
 

@@ -44,7 +44,7 @@ SampleHook = Callable[["SmashedReply"], "Float32 | Awaitable[Float32] | None"]
 
 BACKLOG = 8192
 RETRY_S = 0.002
-COMMON_AND_PARAMS = 24
+COMMON_AND_PARAMS = 28
 PATTERN = bytes(range(1, 251))
 
 _log = logging.getLogger("tlc.device")
@@ -304,12 +304,36 @@ class Session:
         )
         return await self._ask_done(message)
 
-    async def step(self, number: int, learning_rate: float, seed: int = 0, *, round: int = 0) -> m.Done:
+    async def step(
+        self,
+        number: int,
+        learning_rate: float,
+        seed: int = 0,
+        *,
+        round: int = 0,
+        max_norm: float = 0.0,
+        save: bool = False,
+    ) -> m.Done:
         """Applies the accumulated gradient as step ``number`` (from 1). One that was applied before is acknowledged
-        with the flag REPEATED and not applied again."""
+        with the flag REPEATED and not applied again.
+
+        Args:
+            max_norm: largest norm of the mean gradient; 0: the device's own bound.
+            save: and then into the journal; the flag SAVED tells whether that was done.
+
+        Raises:
+            DeviceError: status NUMERIC when training diverged: then the device is back at its journal's last entry, or
+                the values in flash.
+        """
         return await self._ask_done(
             m.Step(
-                request=self._number(), round=round, step=number, learning_rate=learning_rate, seed=seed & 0xFFFFFFFF
+                request=self._number(),
+                round=round,
+                step=number,
+                learning_rate=learning_rate,
+                seed=seed & 0xFFFFFFFF,
+                max_norm=max_norm,
+                flags=m.StepFlag.SAVE if save else m.StepFlag(0),
             )
         )
 
@@ -319,8 +343,33 @@ class Session:
         assert isinstance(reply, m.Params)
         return reply.data
 
-    async def set_params(self, data: bytes) -> None:
-        """Replaces the learned tensors; in pieces, where the device has not the room for all."""
+    async def get_delta(self) -> bytes:
+        """The learned tensors as coded differences to the values in flash (:mod:`tlc_host.weights`).
+
+        Raises:
+            DeviceError: status FULL when its arena has no room for them; then there is ``get_params``.
+        """
+        reply = await self._ask([m.GetParams(request=self._number(), coding=m.Coding.DELTA)], m.Params)
+        assert isinstance(reply, m.Params)
+        return reply.data
+
+    async def set_delta(self, data: bytes, *, step: int = 0) -> bool:
+        """Replaces the learned tensors by the values in flash plus coded differences. False: the device has not the room
+        for so long a message; then there is ``set_params``."""
+        if len(data) > self._link.peer_max_message - COMMON_AND_PARAMS:
+            return False
+        total = self.hello.param_bytes
+        await self._ask_done(
+            m.SetParams(request=self._number(), step=step, total=total, coding=m.Coding.DELTA, data=data)
+        )
+        return True
+
+    async def set_params(self, data: bytes, *, step: int = 0) -> None:
+        """Replaces the learned tensors; in pieces, where the device has not the room for all.
+
+        Args:
+            step: that they belong to: the device takes the next one for a new one.
+        """
         if len(data) != self.hello.param_bytes:
             raise ProtocolError(
                 f"the learned tensors have {self.hello.param_bytes} bytes, not {len(data)}", where=self.name
@@ -328,7 +377,25 @@ class Session:
         piece = max(1, self._link.peer_max_message - COMMON_AND_PARAMS)
         for offset in range(0, len(data), piece):
             part = data[offset : offset + piece]
-            await self._ask_done(m.SetParams(request=self._number(), offset=offset, total=len(data), data=part))
+            await self._ask_done(
+                m.SetParams(request=self._number(), step=step, offset=offset, total=len(data), data=part)
+            )
+
+    async def save(self) -> bool:
+        """Writes the learned tensors into the device's journal; False: they were there already.
+
+        Raises:
+            DeviceError: status STATE when the device keeps nothing, SIZE when a slot is too small, CORRUPT when its
+                flash is worn out.
+        """
+        done = await self._ask_done(m.Save(request=self._number()))
+        return bool(done.flags & m.DoneFlag.SAVED)
+
+    async def journal(self) -> m.Journal:
+        """What the device's journal holds."""
+        reply = await self._ask([m.GetStats(request=self._number(), what=2)], m.Journal)
+        assert isinstance(reply, m.Journal)
+        return reply
 
     async def stats(self) -> m.Stats:
         """Ticks, memory and counters."""
@@ -353,7 +420,7 @@ class Session:
         )
 
     async def reset_state(self) -> m.Done:
-        """The learned tensors back to the values in flash; the step counter to 0."""
+        """The learned tensors back to the values in flash; the step counter to 0, the journal erased."""
         return await self._ask_done(m.ResetState(request=self._number()))
 
     # ---- asking ----

@@ -144,10 +144,25 @@ def messages() -> list[dict[str, Any]]:
             {"forward": 40, "dtype": 1, "scale": 0.25, "gradient": b"\xff\x01"},
             struct.pack("<IB3xf", 40, 1, 0.25) + b"\xff\x01",
         ),
-        (0x24, "Step", {"learning_rate": 0.125, "seed": 99}, struct.pack("<fI", 0.125, 99)),
-        (0x25, "GetParams", {"offset": 4, "count": 8}, struct.pack("<II", 4, 8)),
-        (0x26, "Params", {"offset": 4, "total": 8, "data": b"abcd"}, struct.pack("<II", 4, 8) + b"abcd"),
-        (0x27, "SetParams", {"offset": 4, "total": 8, "data": b"abcd"}, struct.pack("<II", 4, 8) + b"abcd"),
+        (
+            0x24,
+            "Step",
+            {"learning_rate": 0.125, "seed": 99, "max_norm": 2.5, "flags": 1},
+            struct.pack("<fIfI", 0.125, 99, 2.5, 1),
+        ),
+        (0x25, "GetParams", {"offset": 4, "count": 8, "coding": 0}, struct.pack("<III", 4, 8, 0)),
+        (
+            0x26,
+            "Params",
+            {"offset": 4, "total": 8, "coding": 0, "data": b"abcd"},
+            struct.pack("<III", 4, 8, 0) + b"abcd",
+        ),
+        (
+            0x27,
+            "SetParams",
+            {"offset": 0, "total": 8, "coding": 1, "data": b"abcd"},
+            struct.pack("<III", 0, 8, 1) + b"abcd",
+        ),
         (0x28, "GetStats", {"what": 1}, struct.pack("<I", 1)),
         (0x2A, "Layers", {"ticks": struct.pack("<2I", 5, 6)}, struct.pack("<2I", 5, 6)),
         (0x2B, "ResetState", {}, b""),
@@ -155,6 +170,25 @@ def messages() -> list[dict[str, Any]]:
         (0x2D, "Error", {"of": 0x23, "status": 2, "text": b"no"}, bytes([0x23, 2, 0, 0]) + b"no"),
         (0x2E, "Log", {"level": 30, "text": b"warm"}, bytes([30, 0, 0, 0]) + b"warm"),
         (0x2F, "Test", {"count": 3, "data": b"abc"}, struct.pack("<I", 3) + b"abc"),
+        (0x30, "Save", {}, b""),
+        (
+            0x31,
+            "Journal",
+            {
+                "slot_bytes": 4096,
+                "sequence": 7,
+                "saved_step": 300,
+                "length": 250,
+                "wear_a": 4,
+                "wear_b": 3,
+                "saves": 2,
+                "rollbacks": 1,
+                "status": 6,
+                "slot_a": 1,
+                "slot_b": 2,
+            },
+            struct.pack("<8I4B", 4096, 7, 300, 250, 4, 3, 2, 1, 6, 1, 2, 0),
+        ),
     ]
     stats = [
         *(
@@ -188,8 +222,17 @@ def messages() -> list[dict[str, Any]]:
     ]
     values = dict(zip(stats, range(100, 120), strict=True))
     cases.append((0x29, "Stats", values, struct.pack("<3Q17I", *values.values())))
-    header_bytes = {"Hello": 96, "Test": 20, "Error": 20, "Log": 20, "Layers": 16, "Forward": 20, "Smashed": 28, "Result": 20}
-    header_bytes |= {"Backward": 28, "Params": 24, "SetParams": 24}
+    header_bytes = {
+        "Hello": 96,
+        "Test": 20,
+        "Error": 20,
+        "Log": 20,
+        "Layers": 16,
+        "Forward": 20,
+        "Smashed": 28,
+        "Result": 20,
+    }
+    header_bytes |= {"Backward": 28, "Params": 28, "SetParams": 28}
     return [
         {
             "type": kind,

@@ -26,6 +26,7 @@ def build_twin(directory: Path, *flags: str) -> ctypes.CDLL:
         firmware / "src/device.c",
         firmware / "src/ctx.c",
         *sorted((firmware / "src/link").glob("*.c")),
+        *sorted((firmware / "src/journal").glob("*.c")),
     ]
     library = directory / "small_twin.so"
     command = ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library), *flags]

@@ -76,7 +76,7 @@ def test_every_call(twin: SmallTwin) -> None:
             assert (await session.step(1, 0.25, 3)).flags & m.DoneFlag.REPEATED
             assert np.array_equal(np.frombuffer(await session.get_params(), np.int8), expected)
             new = np.arange(N).astype(np.int8)
-            await session.set_params(new.tobytes())
+            await session.set_params(new.tobytes(), step=1)
             assert np.array_equal((await session.infer(x)).outputs[0], reference(x, new))
             stats = await session.stats()
             assert (stats.forwards, stats.backwards, stats.last_step, stats.samples) == (3, 2, 1, 0)

@@ -14,6 +14,8 @@
  *     config.link_memory = link_memory;
  *     config.link_memory_bytes = sizeof link_memory;
  *     config.board = "qemu-m4";
+ *     config.keeper = &tlc_keeper;           where the model learns
+ *     config.storage = storage;              where the port has flash for it
  *     config.sample = tlc_app_sample;
  *     config.result = tlc_app_result;
  *     if (tlc_device_init(&device, &config) != TLC_OK) { ... }
@@ -30,6 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tlc/journal.h"
 #include "tlc/link.h"
 #include "tlc/messages.h"
 #include "tlc/model.h"
@@ -38,6 +41,18 @@
 #ifndef TLC_DEVICE_LOG_BYTES
 #define TLC_DEVICE_LOG_BYTES 80 /* longest log line */
 #endif
+
+/* A sample that the application's hook is giving, value by value. */
+typedef struct {
+    tlc_ctx_t *ctx;
+    uint32_t next; /* element of ... */
+    uint8_t input; /* ... which input */
+} tlc_sample_t;
+
+/* The next value of the sample, a real as the network was trained on; quantized at once into its place, so that no
+ * buffer of floats is needed. All inputs, one after another; NaN becomes the zero point, values too many are dropped.
+ */
+void tlc_sample_put(tlc_sample_t *sample, float value);
 
 typedef struct {
     const tlc_model_t *model;
@@ -59,20 +74,27 @@ typedef struct {
      * the arena. */
     uint8_t *output;
     uint32_t output_bytes; /* at least all the outputs together */
-    /* Optional: float values of the hooks, all the inputs together or the result, whichever is more. NULL: the arena
-     * serves, where it is large enough. */
+    /* Optional: float values of a whole model's result. NULL: the arena serves, where it is large enough. */
     float *values;
     uint32_t value_count;
     uint32_t *layer_ticks; /* optional (model->layer_count): ticks of each layer of the last forward pass */
     uint32_t (*stack_bytes)(void *port_self); /* optional: most stack ever used */
+
+    /* Where something learns: divergence is watched, and with storage what was learned outlives a reset. NULL: neither.
+     */
+    const tlc_keeper_t *keeper;
+    const tlc_storage_t *storage;
+    uint32_t save_every; /* steps after which the journal is written by itself; 0: only when the host says so */
+    float max_gradient;  /* bound on the norm of a step's mean gradient, where the host gives none; 0: any finite one */
+    uint8_t max_saturated; /* percent of a tensor that training may drive to the end of its range; default 25 */
 
     const char *board;    /* its name, at most 24 bytes are told */
     uint32_t id[2];       /* the board's own number, low half first: its MAC address or the like; 0: it has none */
     uint8_t reset_reason; /* tlc_reset_t */
     bool standalone;      /* the whole model is here (--cut none): results need no host */
 
-    /* The user's hooks; either may be NULL. values: all the inputs, one after another. */
-    bool (*sample)(void *app, float *values);
+    /* The user's hooks; either may be NULL. */
+    bool (*sample)(void *app, tlc_sample_t *sample);
     void (*result)(void *app, const float *values, uint32_t count);
     void *app;
 } tlc_device_config_t;
@@ -101,6 +123,8 @@ typedef struct tlc_device {
     uint32_t backward;    /* request of the pass whose gradient was accumulated last; 0: none */
     uint32_t step;        /* last step applied */
     uint32_t params_at;   /* bytes of the learned tensors that SET_PARAMS has written; fewer than all: half a set */
+    tlc_journal_t journal;
+    uint32_t rollbacks; /* times that training diverged */
     uint64_t forward_ticks, backward_ticks, update_ticks;
     uint32_t forwards, backwards;
 
@@ -120,11 +144,11 @@ typedef struct tlc_device {
     uint8_t log[TLC_DEVICE_LOG_BYTES];
 } tlc_device_t;
 
-/* Everything 0 but fragment, window and peer_window. */
+/* Everything 0 but fragment, window, peer_window and max_saturated. */
 void tlc_device_defaults(tlc_device_config_t *config);
 
-/* Copies *config; the memory it points to stays the caller's and in use. The learned tensors get their values from
- * flash. */
+/* Copies *config; the memory it points to stays the caller's and in use. The learned tensors get their values from the
+ * journal, or else those in flash. */
 TLC_MUST_CHECK tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *config);
 
 /* Does what there is to do: reads the port, answers at most one message, takes a sample, writes to the port.
@@ -138,8 +162,6 @@ bool tlc_device_log(tlc_device_t *device, uint8_t level, const char *text);
 /* Takes a step off the port: reads, acknowledges, writes, answers nothing. For a port's own long waits. */
 void tlc_device_pump(tlc_device_t *device);
 
-/* Quantizes all inputs into the arena; NaN becomes the zero point. values (elements of all inputs). */
-void tlc_quantize_inputs(tlc_ctx_t *ctx, const float *values);
 /* Forward with the context's bookkeeping. */
 TLC_MUST_CHECK tlc_status_t tlc_run_forward(tlc_ctx_t *ctx);
 /* Writes the gradient (scale * q, or float32 when dtype is TLC_F32) into the arena; `from` may lie in the arena where

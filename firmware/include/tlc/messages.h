@@ -30,11 +30,13 @@ typedef enum {
     TLC_MSG_GET_STATS = 0x28,   /* H>D control: answered by STATS or LAYERS */
     TLC_MSG_STATS = 0x29,       /* D>H bulk */
     TLC_MSG_LAYERS = 0x2A,      /* D>H bulk: ticks of each layer of the last forward pass, u32 */
-    TLC_MSG_RESET_STATE = 0x2B, /* H>D control: learned tensors back to the values in flash; answered by DONE */
+    TLC_MSG_RESET_STATE = 0x2B, /* H>D control: learned tensors back to the values in flash, the journal too; DONE */
     TLC_MSG_DONE = 0x2C,        /* D>H control */
     TLC_MSG_ERROR = 0x2D,       /* D>H control: instead of the answer */
     TLC_MSG_LOG = 0x2E,         /* D>H log */
     TLC_MSG_TEST = 0x2F,        /* H>D bulk: bytes to be thrown away; D>H bulk: as many as were asked for */
+    TLC_MSG_SAVE = 0x30,        /* H>D control: learned tensors into the journal; answered by DONE */
+    TLC_MSG_JOURNAL = 0x31,     /* D>H bulk: what the journal holds */
 } tlc_message_type_t;
 
 typedef struct {
@@ -90,15 +92,18 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_BACKWARD_SCALE 24u   /* f32, for TLC_S8: real = scale * q */
 #define TLC_BACKWARD_BYTES 28u
 
-#define TLC_STEP_RATE 16u /* f32 */
-#define TLC_STEP_SEED 20u /* u32 */
-#define TLC_STEP_BYTES 24u
+#define TLC_STEP_RATE 16u     /* f32 */
+#define TLC_STEP_SEED 20u     /* u32 */
+#define TLC_STEP_MAX_NORM 24u /* f32 bound on the norm of the mean gradient; 0: the device's own */
+#define TLC_STEP_FLAGS 28u    /* u8 tlc_step_flag_t, then 3 bytes 0 */
+#define TLC_STEP_BYTES 32u
 
 #define TLC_PARAMS_OFFSET 16u /* u32 bytes; GET_PARAMS, PARAMS and SET_PARAMS alike */
 #define TLC_PARAMS_TOTAL 20u  /* u32 GET_PARAMS: bytes wanted, 0: all; else: bytes of all the tensors */
-#define TLC_PARAMS_BYTES 24u
+#define TLC_PARAMS_CODING 24u /* u8 tlc_params_coding_t, then 3 bytes 0 */
+#define TLC_PARAMS_BYTES 28u
 
-#define TLC_GET_STATS_WHAT 16u /* u32 0: STATS, 1: LAYERS */
+#define TLC_GET_STATS_WHAT 16u /* u32 0: STATS, 1: LAYERS, 2: JOURNAL */
 #define TLC_GET_STATS_BYTES 20u
 
 #define TLC_STATS_FORWARD 16u   /* u64 ticks of the last ... */
@@ -114,6 +119,17 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_STATS_BACKWARDS 68u /* u32 */
 #define TLC_STATS_LINK 72u      /* u32 * 9: tlc_link_counters_t in its order */
 #define TLC_STATS_BYTES 108u
+
+#define TLC_JOURNAL_SLOT 16u      /* u32 bytes of a slot; 0: nothing is kept */
+#define TLC_JOURNAL_SEQUENCE 20u  /* u32 of the newest entry, whoever's; 0: none */
+#define TLC_JOURNAL_STEP 24u      /* u32 of this bundle's newest entry */
+#define TLC_JOURNAL_LENGTH 28u    /* u32 its bytes; 0: there is none */
+#define TLC_JOURNAL_WEAR 32u      /* u32 * 2: erasures of each slot */
+#define TLC_JOURNAL_SAVES 40u     /* u32 entries written since boot */
+#define TLC_JOURNAL_ROLLBACKS 44u /* u32 times that training diverged since boot */
+#define TLC_JOURNAL_STATUS 48u    /* u8 tlc_status_t of the last look at it: OK, STATE (empty), BUNDLE, CORRUPT */
+#define TLC_JOURNAL_SLOTS 49u     /* u8 * 2: tlc_slot_t of each slot, then a byte 0 */
+#define TLC_JOURNAL_BYTES 52u
 
 #define TLC_DONE_OF 16u      /* u8 the request's message type */
 #define TLC_DONE_FLAGS 17u   /* u8 tlc_done_flag_t, then 2 bytes 0 */
@@ -136,6 +152,7 @@ typedef enum {
     TLC_CAN_SAMPLE = 2,  /* it has samples of its own */
     TLC_CAN_PROFILE = 4, /* LAYERS */
     TLC_STANDALONE = 8,  /* the whole model is on the device */
+    TLC_CAN_SAVE = 16,   /* what it learns can outlive a reset: SAVE */
 } tlc_capability_t;
 
 typedef enum {
@@ -159,7 +176,17 @@ typedef enum {
 
 typedef enum {
     TLC_DONE_REPEATED = 1, /* it had been done before; nothing was done now */
+    TLC_DONE_SAVED = 2,    /* an entry was written into the journal */
 } tlc_done_flag_t;
+
+typedef enum {
+    TLC_STEP_SAVE = 1, /* and then into the journal */
+} tlc_step_flag_t;
+
+typedef enum {
+    TLC_PARAMS_PLAIN = 0, /* as they lie in the state */
+    TLC_PARAMS_DELTA = 1, /* all of them, as differences to the values in flash: PROTOCOL.md, section 9 */
+} tlc_params_coding_t;
 
 /* Bytes before the payload; TLC_COMMON_BYTES for a type not known. */
 uint32_t tlc_message_header_bytes(uint8_t type);

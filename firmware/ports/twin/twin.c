@@ -2,7 +2,8 @@
  *
  * twin.c: a compiled model as a shared library. All state lies in memory that the caller gives, so one
  * process can hold as many devices as it has memory. This comment is the contract; every function returns a
- * tlc_status_t (0: done) unless it says otherwise, and none keeps a pointer that it is given, `memory` apart.
+ * tlc_status_t (0: done) unless it says otherwise, and none keeps a pointer that it is given, `memory` and `flash`
+ * apart.
  *
  *   size_t   tlc_twin_bytes(void)            bytes of `memory`; align it to 16
  *   uint32_t tlc_twin_arena_bytes(void), tlc_twin_state_bytes(void), tlc_twin_param_bytes(void),
@@ -13,6 +14,14 @@
  *   int      tlc_twin_init(void *memory, uint32_t boot, int standalone)
  *                                            a fresh device: values from flash, no session. `boot` must differ from
  *                                            boot to boot of the same device
+ *   int      tlc_twin_init_flash(void *memory, uint32_t boot, int standalone, uint8_t *flash, uint32_t slot_bytes)
+ *                                            the same with a journal in `flash` (2, slot_bytes), which the caller keeps
+ *                                            from boot to boot
+ *   void     tlc_twin_cut(void *memory, uint32_t operations)
+ *                                            the power fails in the flash operation after so many more: a byte written,
+ *                                            or 64 erased; that one is half done, and the device does no more
+ *   uint32_t tlc_twin_operations(void *memory)  flash operations since it was started
+ *   int      tlc_twin_dead(void *memory)     1: its power has failed; start it again
  *
  * The model, called directly (arrays: one tensor after another, in the model's order):
  *   int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs)
@@ -20,7 +29,8 @@
  *   int tlc_twin_backward(void *memory, const float *gradient)      after tlc_twin_forward
  *   int tlc_twin_update(void *memory, float learning_rate, uint32_t step, uint32_t seed)
  *   int tlc_twin_get_params(void *memory, uint8_t *bytes), tlc_twin_set_params(void *memory, const uint8_t *bytes)
- *   int tlc_twin_reset(void *memory)         learned tensors back to the values in flash
+ *   int tlc_twin_reset(void *memory)         learned tensors back to the values in flash; the journal stays
+ *   int tlc_twin_save(void *memory)          learned tensors into the journal
  *   int tlc_twin_quantize(void *memory, const float *values, int8_t *inputs)   the device's own quantizer
  *   int tlc_twin_read_arena(void *memory, uint32_t offset, uint8_t *bytes, uint32_t count)   for tests
  *
@@ -63,6 +73,16 @@ typedef struct {
     uint8_t bytes[TLC_TWIN_PIPE];
 } pipe_t;
 
+#define FLASH_PIECE 64u /* bytes erased at once */
+
+typedef struct {
+    uint8_t *bytes; /* (2, slot_bytes) */
+    uint32_t operations;
+    uint32_t cut; /* the operation in which the power fails; UINT32_MAX: none */
+    bool dead;
+    tlc_storage_t storage;
+} flash_t;
+
 typedef struct {
     tlc_device_t device;
     tlc_port_t port;
@@ -74,6 +94,7 @@ typedef struct {
     float results[TLC_TWIN_RESULTS];
     int32_t result_count;
     uint8_t has_sample;
+    flash_t flash;
 } twin_t;
 
 /* Laid out behind the twin, each aligned to 16: arena, state, message buffer, output buffer, values, sample. */
@@ -203,7 +224,51 @@ EXPORT uint32_t tlc_twin_output_bytes(void) { return output_bytes(); }
 EXPORT uint32_t tlc_twin_gradient_elements(void) { return gradient_elements(); }
 EXPORT void tlc_twin_hash(uint8_t *hash) { memcpy(hash, tlc_model.bundle_hash, TLC_HASH_BYTES); }
 
-EXPORT int tlc_twin_init(void *memory, uint32_t boot, int standalone) {
+/* ---- flash: writing clears bits, erasing sets them, and the power may fail between ---- */
+
+static bool powered(flash_t *flash) {
+    flash->dead = flash->dead || flash->operations == flash->cut;
+    flash->operations++;
+    return !flash->dead;
+}
+
+static bool flash_read(void *self, uint8_t slot, uint32_t offset, uint8_t *bytes, uint32_t count) {
+    const flash_t *flash = self;
+    memcpy(bytes, flash->bytes + (size_t)slot * flash->storage.slot_bytes + offset, count);
+    return !flash->dead;
+}
+
+static bool flash_erase(void *self, uint8_t slot) {
+    flash_t *flash = self;
+    uint8_t *at = flash->bytes + (size_t)slot * flash->storage.slot_bytes;
+    for (uint32_t offset = 0; offset < flash->storage.slot_bytes && !flash->dead; offset += FLASH_PIECE) {
+        const bool whole = powered(flash);
+        for (uint32_t i = offset; i < offset + FLASH_PIECE && i < flash->storage.slot_bytes; i++) {
+            at[i] = whole ? 0xFFu : (uint8_t)(at[i] | 0x5Au);
+        }
+    }
+    return !flash->dead;
+}
+
+static bool flash_write(void *self, uint8_t slot, uint32_t offset, const uint8_t *bytes, uint32_t count) {
+    flash_t *flash = self;
+    uint8_t *at = flash->bytes + (size_t)slot * flash->storage.slot_bytes + offset;
+    for (uint32_t i = 0; i < count && !flash->dead; i++) {
+        const unsigned still_set = powered(flash) ? 0u : 0x5Au;
+        at[i] = (uint8_t)(at[i] & (bytes[i] | still_set));
+    }
+    return !flash->dead;
+}
+
+EXPORT void tlc_twin_cut(void *memory, uint32_t operations) {
+    flash_t *flash = &((twin_t *)memory)->flash;
+    flash->cut = flash->operations + operations;
+}
+
+EXPORT uint32_t tlc_twin_operations(void *memory) { return ((twin_t *)memory)->flash.operations; }
+EXPORT int tlc_twin_dead(void *memory) { return ((twin_t *)memory)->flash.dead ? 1 : 0; }
+
+static int start(void *memory, uint32_t boot, int standalone, uint8_t *flash, uint32_t slot_bytes) {
     if (!memory || ((uintptr_t)memory & 15u) != 0) {
         return TLC_ERR_ARG;
     }
@@ -237,10 +302,31 @@ EXPORT int tlc_twin_init(void *memory, uint32_t boot, int standalone) {
     config.board = "twin";
     config.reset_reason = TLC_RESET_POWER;
     config.standalone = standalone != 0;
+    if (tlc_model.update) {
+        config.keeper = &tlc_keeper;
+    }
+    twin->flash.cut = UINT32_MAX;
+    if (flash) {
+        twin->flash.bytes = flash;
+        twin->flash.storage.flash_read = flash_read;
+        twin->flash.storage.flash_erase = flash_erase;
+        twin->flash.storage.flash_write = flash_write;
+        twin->flash.storage.slot_bytes = slot_bytes;
+        twin->flash.storage.self = &twin->flash;
+        config.storage = &twin->flash.storage;
+    }
     config.sample = app_sample;
     config.result = app_result;
     config.app = twin;
     return (int)tlc_device_init(&twin->device, &config);
+}
+
+EXPORT int tlc_twin_init(void *memory, uint32_t boot, int standalone) {
+    return start(memory, boot, standalone, NULL, 0);
+}
+
+EXPORT int tlc_twin_init_flash(void *memory, uint32_t boot, int standalone, uint8_t *flash, uint32_t slot_bytes) {
+    return start(memory, boot, standalone, flash, slot_bytes);
 }
 
 EXPORT int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs) {
@@ -312,6 +398,11 @@ EXPORT int tlc_twin_reset(void *memory) {
     return TLC_OK;
 }
 
+EXPORT int tlc_twin_save(void *memory) {
+    tlc_device_t *device = &((twin_t *)memory)->device;
+    return (int)tlc_journal_save(&device->journal, &device->ctx, device->step);
+}
+
 EXPORT int tlc_twin_quantize(void *memory, const float *values, int8_t *inputs) {
     tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
     tlc_sample_t sample = {.ctx = ctx};
@@ -338,11 +429,12 @@ EXPORT size_t tlc_twin_receive(void *memory, const uint8_t *bytes, size_t count)
 EXPORT int tlc_twin_poll(void *memory, uint32_t now_ms) {
     twin_t *twin = memory;
     twin->now_ms = now_ms;
-    return tlc_device_poll(&twin->device) ? 1 : 0;
+    return !twin->flash.dead && tlc_device_poll(&twin->device) ? 1 : 0;
 }
 
 EXPORT size_t tlc_twin_send(void *memory, uint8_t *bytes, size_t capacity) {
-    return pipe_get(&((twin_t *)memory)->out, bytes, capacity);
+    twin_t *twin = memory;
+    return twin->flash.dead ? 0 : pipe_get(&twin->out, bytes, capacity);
 }
 
 EXPORT void tlc_twin_sample(void *memory, const float *values) {

@@ -41,6 +41,8 @@ uint32_t tlc_message_header_bytes(uint8_t type) {
         return TLC_GET_STATS_BYTES;
     case TLC_MSG_STATS:
         return TLC_STATS_BYTES;
+    case TLC_MSG_JOURNAL:
+        return TLC_JOURNAL_BYTES;
     case TLC_MSG_DONE:
         return TLC_DONE_BYTES;
     case TLC_MSG_ERROR:
