@@ -136,6 +136,20 @@ def test_host_restart_opens_a_new_session(peer: ctypes.CDLL) -> None:
     assert old.events[-1].reason is EndReason.SUPERSEDED
 
 
+def test_a_host_that_was_silent_too_long_was_not_superseded(peer: ctypes.CDLL) -> None:
+    """Nobody took the device over: the host is told that the session is gone, and may open another."""
+    w = world(peer, 37)
+    w.connect()
+    before = w.host.session
+    for _ in range(30):  # the host's process hangs for 15 s, the device is polled
+        w.now += 500
+        w.device.output(w.now)
+    assert w.device.session == 0
+    w.device.receive(encode(Frame(5, session=before)), w.now)
+    w.host.receive(w.device.output(w.now), w.now)
+    assert w.host.events[-1].reason is EndReason.UNKNOWN
+
+
 def test_goodbye_ends_the_session(peer: ctypes.CDLL) -> None:
     w = world(peer, 29)
     w.connect()

@@ -757,7 +757,9 @@ static void take_frame(tlc_link_t *link, uint32_t now, const uint8_t *frame, siz
     }
     if (session != link->peer.session) {
         if (type != TLC_FRAME_END) {
-            say_end(link, session, session == link->last_session ? TLC_END_SUPERSEDED : TLC_END_UNKNOWN);
+            /* One that ended in silence was not taken over by anybody: its host may open another. */
+            const bool superseded = link->peer.session != 0 && session == link->last_session;
+            say_end(link, session, superseded ? TLC_END_SUPERSEDED : TLC_END_UNKNOWN);
         }
         return;
     }

@@ -14,6 +14,7 @@ Then T goes to the next device.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ async def _batch(
     for place in chosen:
         sent = await device.forward(shard.inputs[place], step=step, batch=step)
         smashed = sent.outputs[0].reshape(1, *server.bundle.outputs[0].shape[1:])
-        result = server.gradient(smashed, shard.labels[place : place + 1])
+        # In a thread: TensorFlow's first call takes seconds, and the link must not fall silent.
+        result = await asyncio.to_thread(server.gradient, smashed, shard.labels[place : place + 1])
         quantized, scale = quantize_gradient(result.gradient)
         await device.backward(sent, quantized, scale=scale, step=step)
         loss += result.loss / len(chosen)
@@ -163,5 +165,3 @@ class _Order:
             self._left = np.concatenate([self._left, self._rng.permutation(self._count)])
         taken, self._left = self._left[:wanted], self._left[wanted:]
         return taken
-
-
