@@ -35,6 +35,8 @@ def build_twin(
     scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
     program = schedule(graph, plan, scratch)
     emission = emit(program, packing)
+    promise = certificate(program, board, packing, standalone=True)
+    assert emission.constant_bytes <= promise.packed_bytes + promise.table_bytes
     bundle = Bundle(
         name=graph.name,
         board=board.id,
@@ -61,7 +63,7 @@ def build_twin(
         layers=tuple(call.comment for call in emission.forward),
         message_bytes=link_message_bytes(graph),
         macs=program.macs,
-        certificate=certificate(program, board, packing),
+        certificate=promise,
         weights_sha256=emission.weights_sha256,
         host_sha256=None,
         device_sha256=None,
