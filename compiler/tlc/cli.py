@@ -353,7 +353,7 @@ def run_command(directory: Path, device: str, source: Path, target: Path, raw: b
     "data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Train on these first: .npz with x and y, or x_train and y_train. Needs a project compiled with --train last.",
+    help="Train on these first: .npz with x and y, or x_train and y_train. The project must be compiled with --train.",
 )
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device.")
 @click.option("--batches", type=click.IntRange(1), default=100, show_default=True, help="Optimizer steps in a turn.")
@@ -377,7 +377,7 @@ def serve_command(
     """Serve devices: answer the samples that they take with the network's output.
 
     With --train the devices first learn, in turns, by vanilla split learning: the host takes its SGD step in TensorFlow and
-    returns the gradient, the device's last layer takes its own. Ends with Ctrl-C.
+    returns the gradient, the device takes its own on what --train of `tlc compile` named. Ends with Ctrl-C.
     """
     import asyncio
 
