@@ -262,7 +262,10 @@ def pio_run(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode != 0:
-        raise ToolchainError(_first_error(output), where=f"pio run -d {os.fspath(project)}")
+        command_line = f"pio run -d {os.fspath(project)}"
+        said = _first_error(output)
+        remedy = "" if "; " in said else f"see all that it says: {command_line}"
+        raise ToolchainError(said, where=command_line, remedy=remedy)
     return output
 
 
