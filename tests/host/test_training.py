@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tlc.builder import Builder
 from tlc.errors import DataError
 from tlc.frontends.onnx_writer import write_onnx
@@ -33,7 +34,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("digits")
     digits = load_digits()
     x = (digits.images / 16.0).astype(np.float32)[..., None]
-    np.savez(root / "data.npz", x_train=x[:1200], y_train=digits.target[:1200], x_test=x[1200:], y_test=digits.target[1200:])
+    np.savez(
+        root / "data.npz", x_train=x[:1200], y_train=digits.target[:1200], x_test=x[1200:], y_test=digits.target[1200:]
+    )
     net = Builder("digits8", (1, 8, 8, 1), seed=3)
     net.conv2d(8, 3, activation=Activation.RELU)
     cut = net.conv2d(8, 3, stride=2, activation=Activation.RELU)
@@ -179,5 +182,7 @@ def test_serve_trains_and_ends(project: Path) -> None:
 
     steps: list[vsl.Progress] = []
     training = Training(project.parent / "data.npz", rounds=1, batches=3, batch=4, learning_rate=0.1, seed=0)
-    asyncio.run(serve(project, ["twin", "twin"], training=training, say=lambda text: None, on_batch=steps.append, once=True))
+    asyncio.run(
+        serve(project, ["twin", "twin"], training=training, say=lambda text: None, on_batch=steps.append, once=True)
+    )
     assert [done.device for done in steps] == [0, 0, 0, 1, 1, 1]
