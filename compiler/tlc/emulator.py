@@ -111,12 +111,17 @@ class EmulatorProcess:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], port: int, log: IO[bytes], monitor: socket.socket | None, kind: str
+        self,
+        process: subprocess.Popen[bytes],
+        port: int,
+        log: IO[bytes],
+        monitor: socket.socket | None,
+        starts_address: int | None,
     ) -> None:
         self._process = process
         self._log = log
         self._monitor = monitor
-        self._kind = kind
+        self._starts_address = starts_address
         self.host = HOST
         self.port = port
         self.pid = process.pid
@@ -146,12 +151,19 @@ class EmulatorProcess:
     def reset(self) -> None:
         """Presses the reset button: the CPU starts again, RAM keeps what it held, the UART's client stays connected.
 
+        Returns when the program has set up its UART again; what is sent before may be lost.
+
         Raises:
             EmulatorFailed: the board is the native one, which has no such button, or the emulator is gone.
         """
         if self._monitor is None:
             raise EmulatorFailed("a native process has no reset", "stop it and start another on the same port")
+        if self._starts_address is None:
+            _monitor_command(self._monitor, "system_reset")
+            return
+        starts = _word(self._monitor, self._starts_address)
         _monitor_command(self._monitor, "system_reset")
+        _await_start(self._monitor, self._starts_address, starts)
 
     def stop(self) -> None:
         """Ends the process, if it still runs, and waits for it. May be called again."""
@@ -231,7 +243,8 @@ def boot(
                 command += ["--seed", str(seed)]
         inherited = [server.fileno()] + ([theirs.fileno()] if theirs is not None else [])
         process = _spawn(command, inherited, log_file, detach=detach, feed=kind == "process" and not detach)
-        emulator = EmulatorProcess(process, int(server.getsockname()[1]), log_file, ours, kind)
+        starts = int(spec["seed_address"]) + 4 if "seed_address" in spec else None
+        emulator = EmulatorProcess(process, int(server.getsockname()[1]), log_file, ours, starts)
     except BaseException:
         log_file.close()
         for end in (ours, theirs):
@@ -246,8 +259,8 @@ def boot(
     try:
         if ours is not None:
             _monitor_greeting(ours)
-            if "seed_address" in spec:
-                _await_start(ours, int(spec["seed_address"]) + 4)
+            if starts is not None:
+                _await_start(ours, starts, 0)
     except (OSError, ValueError, EmulatorFailed) as error:
         said = emulator.output().splitlines()
         emulator.stop()
@@ -348,15 +361,20 @@ def _monitor_greeting(monitor: socket.socket) -> None:
     _monitor_command(monitor, "qmp_capabilities")
 
 
-def _await_start(monitor: socket.socket, address: int) -> None:
+def _word(monitor: socket.socket, address: int) -> int:
+    """A word of the board's memory."""
+    shown = _monitor_command(monitor, "human-monitor-command", {"command-line": f"xp /1wx {address:#x}"})
+    return int(str(shown).split(":")[-1].strip() or "0", 16)
+
+
+def _await_start(monitor: socket.socket, address: int, before: int) -> None:
     """Waits until the program has set up its UART, where turning on a FIFO drops what came before.
 
     Our start-up code counts its starts in the word after the seed's. A program that does not is not waited for long.
     """
     deadline = time.monotonic() + UART_SECONDS
     while time.monotonic() < deadline:
-        words = _monitor_command(monitor, "human-monitor-command", {"command-line": f"xp /1wx {address:#x}"})
-        if int(str(words).split(":")[-1].strip() or "0", 16) != 0:
+        if _word(monitor, address) != before:
             return
         time.sleep(0.001)
 

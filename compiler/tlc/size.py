@@ -200,7 +200,7 @@ def _ram_rows(image: Image, promised: Bundle, board: Board, stack: StackBound) -
     static = sum(section.size for section in image.sections if section.in_ram)
     if any(section.name == ".stack" for section in image.sections):
         static -= promise.stack_bytes  # what the linker sets aside for it, but for a guard
-    if image.machine in ("EM_ARM", "EM_RISCV") and board.port == "baremetal":
+    if image.machine in ("EM_ARM", "EM_RISCV", "EM_XTENSA") and board.port == "baremetal":
         static += 8  # tlc_boot_words, above what the linker knows of
     others = static - sum(sizes.values())
     return [

@@ -66,6 +66,9 @@ POINTERS: Mapping[str, tuple[tuple[Origin, str], ...]] = {
 FAULT_HANDLERS = ("fault_entry", "tlc_exception", "trap_entry", "tlc_trap")
 """They begin at the stack's top again, and nobody calls them."""
 
+STACK_SETTERS = ("tlc_start", "fault_entry")
+"""Assembly of ours that sets the stack pointer to the stack's top, and uses none of it."""
+
 OURS: tuple[Origin, ...] = ("model", "runtime", "port", "application")
 
 
@@ -86,12 +89,12 @@ def stack_bound(image: Image, board: Board) -> StackBound:
         FitError: the stack is not bounded (recursion, a call to who knows where, a frame that grows).
         ToolchainError: objdump is missing or failed.
     """
-    decoders: dict[str, _Arm | _RiscV] = {"EM_ARM": _Arm(), "EM_RISCV": _RiscV()}
+    decoders: dict[str, _Decoder] = {"EM_ARM": _Arm(), "EM_RISCV": _RiscV(), "EM_XTENSA": _Xtensa()}
     decoder = decoders.get(image.machine)
     if board.toolchain is None or decoder is None or not board.toolchain.prefix:
         return StackBound(None, reason=f"it is not computed for {board.platformio.platform} builds of {board.cpu.isa}")
     graph = _Graph(image, _functions(image, board.toolchain.prefix, decoder))
-    missing = [f for f in graph.functions.values() if f.origin in OURS and not graph.information(f)]
+    missing = [f for f in graph.functions.values() if f.origin in OURS and not graph.is_told_of(f)]
     if missing:
         return StackBound(
             None,
@@ -118,6 +121,8 @@ class _Step:
     """A call, or a jump that is no return."""
     ends: bool = False
     """What follows is not run next."""
+    size: int = 0
+    """In bytes, where the listing does not show it."""
 
 
 @dataclass
@@ -218,11 +223,41 @@ class _RiscV:
         return _Step(None if re.match(r"sp,", operands) and not stores and not name.startswith("csr") else 0)
 
 
+class _Xtensa:
+    """Xtensa with the CALL0 calling convention."""
+
+    comment = re.compile(r"\s+\(")
+
+    def step(self, name: str, operands: str, target: int | None) -> _Step:
+        """What an instruction does to the stack pointer and to the flow."""
+        step = self._step(name.removesuffix(".n"), operands, target)
+        step.size = 2 if name.endswith(".n") else 3
+        return step
+
+    @staticmethod
+    def _step(name: str, operands: str, target: int | None) -> _Step:
+        if name in ("call0", "callx0"):
+            return _Step(call=target, through_register=target is None)
+        if name in ("j", "jx"):
+            return _Step(jump=target, through_register=target is None, ends=True)
+        if name in ("ret", "rfe", "rfde", "rfi", "rfue", "ill", "break"):
+            return _Step(ends=True)
+        if name.startswith("b") and target is not None:
+            return _Step(jump=target)
+        added = re.fullmatch(r"a1, a1, (-?\d+|-?0x[0-9a-f]+)", operands)
+        if added and name in ("addi", "addmi"):
+            return _Step(-int(added[1], 0))
+        stores = re.match(r"s\d|b|ws|wdtlb|witlb|ss", name) is not None
+        return _Step(None if operands.startswith("a1,") and not stores else 0)
+
+
+_Decoder = _Arm | _RiscV | _Xtensa
+
 _INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(\S+)(?:\s+(.*))?$")
 _TARGET = re.compile(r"(?:^|[\s,])([0-9a-f]+) <")
 
 
-def _functions(image: Image, prefix: str, decoder: _Arm | _RiscV) -> dict[int, _Function]:
+def _functions(image: Image, prefix: str, decoder: _Decoder) -> dict[int, _Function]:
     """The functions of an image by address, with their instructions."""
     found: dict[int, _Function] = {}
     for symbol in image.symbols:
@@ -234,18 +269,51 @@ def _functions(image: Image, prefix: str, decoder: _Arm | _RiscV) -> dict[int, _
     for address, name, operands in _disassembly(image.path, prefix):
         current = found.get(address, current)
         if current is not None and address < current.end:  # else: constants, disassembled as if they were code
-            plain = decoder.comment.split(operands, maxsplit=1)[0].strip()
-            # RISC-V's far calls have their target in the comment; ARM's comments tell of constants.
-            match = _TARGET.search(operands if isinstance(decoder, _RiscV) else plain)
-            target = int(match[1], 16) if match else None
-            current.steps[address] = decoder.step(name, plain, target)
+            current.steps[address] = _decode(name, operands, decoder)
+    if isinstance(decoder, _Xtensa):
+        for function in found.values():
+            _keep_reached(function, image, prefix, decoder)
     for function in found.values():
         _follow(function)
     return found
 
 
-def _disassembly(elf: Path, prefix: str) -> Iterator[tuple[int, str, str]]:
+def _decode(name: str, operands: str, decoder: _Decoder) -> _Step:
+    plain = decoder.comment.split(operands, maxsplit=1)[0].strip()
+    # RISC-V's far calls have their target in the comment; ARM's comments tell of constants.
+    match = _TARGET.search(operands if isinstance(decoder, _RiscV) else plain)
+    return decoder.step(name, plain, int(match[1], 16) if match else None)
+
+
+def _keep_reached(function: _Function, image: Image, prefix: str, decoder: _Decoder) -> None:
+    """Keeps the instructions that a function can reach: objdump takes padding amid Xtensa code for instructions.
+
+    Some may lie before the function: memset has code there that has no name. All are kept where there is a jump table.
+    """
+    piece = image.piece_at(function.address)
+    start = piece.address if piece and function.origin not in OURS else function.address
+    listed, reached = dict(function.steps), dict[int, _Step]()
+    work = [function.address]
+    while work:
+        at = work.pop()
+        if at in reached or not start <= at < function.end:
+            continue
+        if at not in listed:
+            for address, name, operands in _disassembly(image.path, prefix, at, function.end):
+                listed[address] = _decode(name, operands, decoder)
+        if at not in listed:
+            continue
+        step = reached[at] = listed[at]
+        work += [] if step.jump is None else [step.jump]
+        work += [] if step.ends else [at + step.size]
+    jumps_far = any(step.through_register and step.ends for step in reached.values())
+    function.steps = {**function.steps, **reached} if jumps_far else reached
+
+
+def _disassembly(elf: Path, prefix: str, start: int = 0, stop: int = 0) -> Iterator[tuple[int, str, str]]:
     command = [str(find_tool(f"{prefix}objdump")), "-d", "--no-show-raw-insn", str(elf)]
+    if stop:
+        command += [f"--start-address={start:#x}", f"--stop-address={stop:#x}"]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         raise ToolchainError(f"{prefix}objdump failed: {done.stderr.strip()[:200]}", where=str(elf))
@@ -354,9 +422,15 @@ class _Graph:
             self._files[function.object] = _read_information(path) if path else {}
         return self._files[function.object].get(function.name)
 
+    def is_told_of(self, function: _Function) -> bool:
+        """Whether the compiler wrote of a function, or of others in its file and this one is in assembly."""
+        return self.information(function) is not None or bool(self._files[function.object])
+
     def frame(self, function: _Function) -> int:
         """Bytes of a function's own frame."""
         known = self.information(function)
+        if known is None and function.origin == "port" and function.name in STACK_SETTERS:
+            return 0
         if known is not None and known.kind != "static":
             raise self._unbounded(f"{function.name} has a frame of variable size")
         if known is None and function.depth is None:
@@ -460,6 +534,7 @@ class _Graph:
 _ADDRESS_RELOCATIONS = {
     "EM_ARM": {2, 3, 26, 38, 43, 44, 47, 48},  # ABS32, REL32, GOT, TARGET1, MOVW/MOVT of both instruction sets
     "EM_RISCV": {1, 2, 20, 23, 26},  # 32, 64, GOT_HI20, PCREL_HI20, HI20
+    "EM_XTENSA": {1, 14},  # 32, 32_PCREL
 }
 
 
@@ -470,13 +545,23 @@ def _addresses_taken(path: Path) -> Iterator[str]:
         for section in elf.iter_sections():
             if not isinstance(section, RelocationSection):
                 continue
-            if not elf.get_section(section["sh_info"])["sh_flags"] & 2:  # not of the image: debugging
+            changed = elf.get_section(section["sh_info"])
+            if not changed["sh_flags"] & 2:  # not of the image: debugging
                 continue
             symbols = elf.get_section(section["sh_link"])
             assert isinstance(symbols, SymbolTableSection)
             for relocation in section.iter_relocations():
                 symbol = symbols.get_symbol(relocation["r_info_sym"])
-                if relocation["r_info_type"] in kinds and symbol["st_info"]["type"] != "STT_OBJECT" and symbol.name:
+                if relocation["r_info_type"] not in kinds or symbol["st_info"]["type"] == "STT_OBJECT":
+                    continue
+                if (
+                    symbol["st_info"]["type"] == "STT_SECTION"
+                ):  # Xtensa's: a static function, or a jump table's place in one
+                    target = elf.get_section(symbol["st_shndx"]).name
+                    at = relocation["r_offset"]
+                    if target.startswith(".text.") and not any(changed.data()[at : at + 4]):
+                        yield target.removeprefix(".text.")
+                elif symbol.name:
                     yield symbol.name
 
 

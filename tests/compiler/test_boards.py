@@ -10,7 +10,20 @@ import pytest
 from tlc import boards, resources
 from tlc.errors import BoardError
 
-BOARDS = ["esp32", "native", "nucleo-f446re", "qemu-m0", "qemu-m4", "qemu-rv32"]
+BOARDS = [
+    "esp32",
+    "native",
+    "nucleo-f446re",
+    "qemu-m0",
+    "qemu-m3",
+    "qemu-m33",
+    "qemu-m4",
+    "qemu-m55",
+    "qemu-m7",
+    "qemu-rv32",
+    "qemu-stm32f4",
+    "qemu-xtensa",
+]
 
 
 def broken(tmp_path: Path, old: str, new: str, base: str = "qemu-m4") -> tuple[Path, str, str]:
@@ -117,7 +130,7 @@ def test_no_emulator() -> None:
         boards.load("esp32").emulator_spec()
 
 
-@pytest.mark.parametrize("name", ["qemu-m0", "qemu-m4", "qemu-rv32"])
+@pytest.mark.parametrize("name", [name for name in BOARDS if name.startswith("qemu-")])
 def test_start_up_words_are_the_last_of_ram(name: str) -> None:
     board = boards.load(name)
     assert board.emulator is not None and board.memory.ram_origin is not None

@@ -22,7 +22,17 @@ from tlc.graph import Graph
 from tlc.pipeline import Options, compile_model
 from tlc_host.session import Session
 
-EMULATED = ["qemu-m0", "qemu-m4", "qemu-rv32"]
+EMULATED = [
+    "qemu-m0",
+    "qemu-m3",
+    "qemu-m33",
+    "qemu-m4",
+    "qemu-m55",
+    "qemu-m7",
+    "qemu-rv32",
+    "qemu-stm32f4",
+    "qemu-xtensa",
+]
 ALL = [*EMULATED, "native"]
 
 

@@ -28,7 +28,7 @@ from tlc_host.devices import open_device
 
 pytestmark = pytest.mark.hil
 
-EMULATED = ["qemu-m0", "qemu-m4", "qemu-rv32"]
+EMULATED = ["qemu-m0", "qemu-m33", "qemu-m4", "qemu-rv32", "qemu-xtensa"]
 ALL = [*EMULATED, "native"]
 
 

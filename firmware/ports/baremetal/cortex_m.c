@@ -9,6 +9,13 @@
 #define SCS_CFSR 0xD28u
 #define SCS_CPACR 0xD88u
 #define AIRCR_RESET 0x05FA0004u
+#define MPU_CTRL 0xD94u
+#define MPU_REGION 0xD98u
+#define MPU_BASE 0xD9Cu
+#define MPU_ATTRIBUTES 0xDA0u
+#define MPU_ON 5u             /* with the default map wherever no region says otherwise */
+#define GUARD 0x10000u        /* bytes below the stack that nobody may touch */
+#define GUARD_64K 0x1000001Fu /* 64 KiB, no access, no execution */
 #define SEMIHOSTING_EXIT_EXTENDED 0x20
 #define SEMIHOSTING_APPLICATION_EXIT 0x20026u
 #define FRAME_LR 5
@@ -34,8 +41,8 @@ void tlc_core_wait(void) { __asm__ volatile("dsb\n\twfi\n\tisb" ::: "memory"); }
 
 /* `used`: only the assembly below names it. */
 __attribute__((used, noreturn)) void tlc_exception(const uint32_t *frame, uint32_t number) {
-    /* An overflow of the stack leaves a frame that is not in RAM. */
-    bool readable = frame >= tlc_stack_bottom && frame + FRAME_PC < tlc_stack_top;
+    /* An overflow of the stack leaves a frame that is not in RAM, or none at all at the stack pointer's limit. */
+    bool readable = frame > tlc_stack_bottom && frame + FRAME_PC < tlc_stack_top;
     tlc_fault_t fault = {
         .cause = number,
         .pc = readable ? frame[FRAME_PC] : 0,
@@ -65,6 +72,15 @@ __attribute__((noreturn)) void tlc_reset(void) {
     __asm__ volatile("cpsid i" ::: "memory");
 #if defined(__ARM_FP)
     *tlc_reg(SCS_BASE, SCS_CPACR) |= 0xFu << 20; /* full access to the FPU */
+    __asm__ volatile("dsb\n\tisb" ::: "memory");
+#endif
+#if __ARM_ARCH >= 8
+    __asm__ volatile("msr msplim, %0" : : "r"(tlc_stack_bottom));
+#elif __ARM_ARCH == 7
+    *tlc_reg(SCS_BASE, MPU_REGION) = 0;
+    *tlc_reg(SCS_BASE, MPU_BASE) = (uint32_t)(uintptr_t)tlc_stack_bottom - GUARD;
+    *tlc_reg(SCS_BASE, MPU_ATTRIBUTES) = GUARD_64K;
+    *tlc_reg(SCS_BASE, MPU_CTRL) = MPU_ON;
     __asm__ volatile("dsb\n\tisb" ::: "memory");
 #endif
     const uint32_t *source = tlc_data_load;
