@@ -251,11 +251,11 @@ def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
     if row.over_ram > 0:
         over.append(f"{row.ram_bytes:,} bytes of RAM where {board.memory.ram_bytes:,} are")
     rule = f"the device segment needs {' and '.join(over)}"
+    remedy = "choose an earlier cut (tlc plan lists them) or a larger board"
     if any_cut:
-        rule = f"no cut fits; the nearest, --cut {row.cut}: {rule}"
-    raise FitError(
-        rule, where=f"board {board.id}", remedy="see tlc plan for every cut; choose an earlier one or a larger board"
-    )
+        rule = f"no cut fits (the nearest, --cut {row.cut}): {rule}"
+        remedy = "choose a larger board, or a smaller model"
+    raise FitError(rule, where=f"board '{board.id}'", remedy=remedy)
 
 
 def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | None:

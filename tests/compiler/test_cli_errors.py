@@ -259,7 +259,7 @@ def test_a_model_that_fits_in_no_cut(place: Path) -> None:
     path = big(place)
     line = refused(
         place, 1, "compile", path, "--board", "qemu-m0", "--out", place / "out",
-        says=("board qemu-m0", "no cut fits", "bytes of RAM where 16,384 are", "larger board"),
+        says=("board 'qemu-m0'", "no cut fits", "bytes of RAM where 16,384 are", "larger board"),
     )  # fmt: skip
     rows = succeeds("plan", path, "--board", "qemu-m0", "--json").json
     assert not any(row["fits"] or row["pareto"] for row in rows)
@@ -270,7 +270,7 @@ def test_a_model_that_fits_in_no_cut(place: Path) -> None:
 def test_a_cut_that_does_not_fit(place: Path) -> None:
     refused(
         place, 1, "compile", big(place), "--board", "qemu-m0", "--cut", "none", "--out", place / "out",
-        says=("board qemu-m0", "bytes of RAM where 16,384 are", "tlc plan"),
+        says=("board 'qemu-m0'", "bytes of RAM where 16,384 are", "tlc plan"),
     )  # fmt: skip
 
 

@@ -118,7 +118,6 @@ def test_no_cross_compiler(
     refused(keep, 1, "bench", bare, says=says)
     options = ("--input", models / "x.npy", "--output", keep / "y.npy", "--device", "emulator")
     refused(keep, 1, "run", bare, *options, says=says)
-    refused(keep, 1, "serve", bare, "--device", "emulator", says=says)
     command = [sys.executable, "-m", "platformio", "run", "-d", str(bare)]
     environment = toolchain.platformio_environment()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
