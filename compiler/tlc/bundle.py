@@ -91,6 +91,8 @@ class Certificate(_Model):
     """Flash for the model's code, the runtime's, the port's and the application's: a budget."""
     sdk_flash_budget: int
     """Flash of the SDK, libc and libgcc: a budget."""
+    journal_bytes: int = 0
+    """Both slots of the journal of learned tensors; not in ``flash_bytes`` where the board has a place apart for it."""
     flash_bytes: int
     arena_bytes: int
     state_bytes: int

@@ -37,6 +37,12 @@ LINK_HEADER = 28
 LINK_CHECKSUM = 4
 """``sizeof(tlc_link_slot_t)`` and a frame's overhead: firmware/include/tlc/link.h."""
 
+JOURNAL_OVERHEAD = 96
+JOURNAL_UNIT = 32
+"""firmware/include/tlc/journal.h."""
+JOURNAL_SECTOR = 4096
+"""Where the board has no journal, but its ``native`` device has: a file."""
+
 WIDE_CODE = 20
 """What a ``tlc_huffman_t`` takes more where pointers have 8 bytes."""
 
@@ -136,6 +142,14 @@ def values_bytes(program: Program, standalone: bool) -> int:
     return size if standalone and size > program.arena_bytes else 0
 
 
+def journal_slot_bytes(program: Program, board: Board) -> int:
+    """One slot of the journal of learned tensors: what they can take at most, in whole sectors; 0 where nothing learns."""
+    if not program.learned:
+        return 0
+    coded = sum(1 + entry.elements * (1 if entry.kind == "weight" else 4) for entry in program.learned)
+    return align(JOURNAL_OVERHEAD + align(coded, JOURNAL_UNIT), board.memory.journal_sector_bytes or JOURNAL_SECTOR)
+
+
 def model_code_bytes(program: Program) -> int:
     """A budget for the generated tlc_model.c: calls, what they are told, names."""
     steps = [(step, step.call) for step in [*program.forward, *program.backward] if step.call is not None]
@@ -158,13 +172,15 @@ def certificate(program: Program, board: Board, packing: Packing, standalone: bo
     link = link_ram_bytes(program, board)
     values = values_bytes(program, standalone)
     code, sdk = board.memory.code_flash_bytes + model_code_bytes(program), board.memory.sdk_flash_bytes
+    journal = 2 * journal_slot_bytes(program, board) if board.memory.journal_sector_bytes else 0
     return Certificate(
         weight_bytes=raw,
         packed_bytes=stored,
         table_bytes=tables,
         code_budget=code,
         sdk_flash_budget=sdk,
-        flash_bytes=stored + tables + code + sdk,
+        journal_bytes=journal,
+        flash_bytes=stored + tables + code + sdk + (0 if board.memory.journal_apart else journal),
         arena_bytes=arena,
         state_bytes=state,
         values_bytes=values,

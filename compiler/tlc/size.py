@@ -165,6 +165,8 @@ def _flash_rows(image: Image, promised: Bundle, board: Board, origins: dict[Orig
     promise = promised.certificate
     rebuild = f"build it again: pio run -d {image.project}"
     code = origins["model"] + origins["runtime"] + origins["port"] + origins["application"]
+    # The linker keeps it free; it is nowhere in the image.
+    journal = 0 if board.memory.journal_apart else promise.journal_bytes
 
     def raised(key: str) -> str:
         return f"make the application smaller, or raise memory.{key} of board '{board.id}' and compile again"
@@ -174,7 +176,8 @@ def _flash_rows(image: Image, promised: Bundle, board: Board, origins: dict[Orig
         Row("flash", "code", promise.code_budget, code, raised("code_flash_bytes")),
         *(Row("flash", f"  {name}", None, origins[name]) for name in ("model", "runtime", "port", "application")),
         Row("flash", "SDK and libc", promise.sdk_flash_budget, origins["sdk"], raised("sdk_flash_bytes")),
-        Row("flash", "total", promise.flash_bytes, sum(origins.values()), raised("code_flash_bytes")),
+        *([Row("flash", "journal", journal, journal)] if journal else []),
+        Row("flash", "total", promise.flash_bytes, sum(origins.values()) + journal, raised("code_flash_bytes")),
     ]
 
 

@@ -54,6 +54,18 @@ POINTERS: Mapping[str, tuple[tuple[Origin, str], ...]] = {
     "ticks": (("port", "port_ticks"),),
     "yield": (("port", "port_yield"),),
     "entropy": (("port", "port_entropy"),),
+    # tlc_storage_t
+    "flash_read": (("port", "flash_read"),),
+    "flash_erase": (("port", "flash_erase"),),
+    "flash_write": (("port", "flash_write"),),
+    # tlc_keeper_t
+    "journal_load": (("runtime", "tlc_journal_load"),),
+    "journal_save": (("runtime", "tlc_journal_save"),),
+    "journal_clear": (("runtime", "tlc_journal_clear"),),
+    "delta_encode": (("runtime", "tlc_delta_encode"),),
+    "delta_decode": (("runtime", "tlc_delta_decode"),),
+    "check_gradient": (("runtime", "tlc_check_gradient"),),
+    "check_weights": (("runtime", "tlc_check_weights"),),
     # tlc_device_config_t and tlc_board_app_t, as the generated main.c sets them
     "stack_bytes": (("application", "stack_bytes"),),
     "sample": (("application", "tlc_app_sample"),),

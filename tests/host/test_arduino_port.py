@@ -75,6 +75,7 @@ def project(out: Path, board_id: str, transport: str, *, arena_bytes: int = 2048
         "pack": "none",
         "train": "none",
         "seed": 0,
+        "journal_slot": 0,
     }
     for name, template in {
         "src/main.cpp": "arduino_main.cpp.jinja",

@@ -20,6 +20,7 @@ import tlc
 from tlc.boards import Board, Transport
 from tlc.bundle import Bundle
 from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
+from tlc.cost import journal_slot_bytes
 from tlc.errors import OutputError
 from tlc.graph import Tensor
 from tlc.ops.base import Bias
@@ -153,6 +154,7 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
         "bundle": bundle,
         "inputs": [_edge(graph[name], 0) for name in graph.inputs],
         "outputs": [_edge(graph[name], 0) for name in graph.outputs],
+        "journal_slot": journal_slot_bytes(program, board),
         **_common(settings),
     }
     env = environment()
@@ -171,7 +173,7 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
     if arduino and settings.transport == "wifi":
         files["include/tlc_secrets.example.h"] = "tlc_secrets.example.h.jinja"
     rendered = {path: env.get_template(template).render(context) for path, template in files.items()}
-    return rendered if arduino else {**rendered, **board.project_files()}
+    return rendered if arduino else {**rendered, **board.project_files(0 if board.memory.journal_apart else bundle.certificate.journal_bytes)}
 
 
 def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tlc/journal.h"
 #include "tlc/port.h"
 
 typedef struct {
@@ -27,6 +28,9 @@ int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app);
 
 /* The board's link and clocks; the same for the whole life of the program. */
 const tlc_port_t *tlc_board_port(void);
+
+/* Flash for the journal of learned tensors, in slots of so many bytes; NULL where the board has none. */
+const tlc_storage_t *tlc_board_storage(uint32_t slot_bytes);
 
 /* Most bytes of stack that were ever in use; 0 where the board cannot tell. */
 uint32_t tlc_board_stack_high_water(void);

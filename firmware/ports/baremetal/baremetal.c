@@ -4,6 +4,8 @@
  */
 #include "tlc_baremetal.h"
 
+#include <string.h>
+
 #define PAINT 0xA5A5A5A5u
 #define FAULT_EXIT_CODE 70
 #define FAULT_SPINS 1000000u /* a UART that takes nothing must not hold the exit for ever */
@@ -61,6 +63,39 @@ static const tlc_port_t board_port = {
 };
 
 const tlc_port_t *tlc_board_port(void) { return &board_port; }
+
+/* ---- the journal's flash ---- */
+
+static tlc_storage_t storage;
+
+static uint8_t *flash_at(uint8_t slot, uint32_t offset) { return tlc_journal + slot * storage.slot_bytes + offset; }
+
+static bool flash_read(void *self, uint8_t slot, uint32_t offset, uint8_t *bytes, uint32_t count) {
+    (void)self;
+    memcpy(bytes, flash_at(slot, offset), count);
+    return true;
+}
+
+static bool flash_erase(void *self, uint8_t slot) {
+    (void)self;
+    return tlc_hw_flash_erase(flash_at(slot, 0), storage.slot_bytes);
+}
+
+static bool flash_write(void *self, uint8_t slot, uint32_t offset, const uint8_t *bytes, uint32_t count) {
+    (void)self;
+    return tlc_hw_flash_write(flash_at(slot, offset), bytes, count);
+}
+
+const tlc_storage_t *tlc_board_storage(uint32_t slot_bytes) {
+    if ((uintptr_t)tlc_journal_end - (uintptr_t)tlc_journal < 2u * slot_bytes) {
+        return NULL;
+    }
+    storage.flash_read = flash_read;
+    storage.flash_erase = flash_erase;
+    storage.flash_write = flash_write;
+    storage.slot_bytes = slot_bytes;
+    return &storage;
+}
 
 __attribute__((noinline)) void tlc_stack_paint(void) {
     /* 64 bytes of room for this function's own frame. */

@@ -29,6 +29,13 @@ uint64_t tlc_hw_ticks(void);
 #define TLC_SLEEP_NS 4000000u
 void tlc_hw_sleep(void);
 
+/* ---- flash: a driver file, or memory_flash.c ---- */
+
+/* All bytes become 0xFF. `at` and `bytes`: whole sectors. */
+bool tlc_hw_flash_erase(uint8_t *at, uint32_t bytes);
+/* Clears bits. All three in multiples of 4. */
+bool tlc_hw_flash_write(uint8_t *at, const uint8_t *bytes, uint32_t count);
+
 /* ---- a core file ---- */
 
 /* Sleeps until an interrupt is pending. Interrupts stay masked: none is ever taken. */
@@ -58,6 +65,8 @@ extern uint32_t tlc_bss_start[], tlc_bss_end[];
 /* The last two words of RAM, which no start-up clears: a number that the launcher may put there before the program
  * starts, and how often this board has started since. */
 extern uint32_t tlc_boot_words[2];
+/* The end of flash, kept free for the journal: as many bytes as the project's manifest says. */
+extern uint8_t tlc_journal[], tlc_journal_end[];
 
 static inline volatile uint32_t *tlc_reg(uintptr_t base, uintptr_t offset) {
     return (volatile uint32_t *)(base + offset);

@@ -2,11 +2,14 @@
  *
  * posix.c: the firmware as a process. Its link is a TCP socket on the loopback interface, one host at a time.
  *
- *     program [--port N | --fd N] [--ignore-stdin] [--seed N]
+ *     program [--port N | --fd N] [--ignore-stdin] [--seed N] [--flash FILE]
  *
+ * --flash: the file that stands for the flash in which what is learned outlives the process. One process at a time has
+ * it; another, and one without the option, keeps nothing.
  * --port 0 (the default) takes any free port; --fd is a listening socket that the parent hands over. The program says
  * where it listens in one line, and ends when its standard input closes (unless it is to ignore that) or at SIGTERM.
  */
+#define _DEFAULT_SOURCE /* flock */
 #define _POSIX_C_SOURCE 200809L
 
 #include <arpa/inet.h>
@@ -19,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,6 +42,9 @@ typedef struct {
     bool busy; /* bytes went in or out since the main loop last looked */
     bool watch_stdin;
     uint32_t seed;
+    const char *flash_file; /* NULL: none */
+    int flash;
+    tlc_storage_t storage;
     tlc_port_t port;
 } board_t;
 
@@ -116,6 +123,55 @@ static uint32_t port_entropy(void *context) {
 
 const tlc_port_t *tlc_board_port(void) { return &board.port; }
 
+/* ---- the journal's flash ---- */
+
+static off_t flash_at(const board_t *self, uint8_t slot, uint32_t offset) {
+    return (off_t)slot * (off_t)self->storage.slot_bytes + (off_t)offset;
+}
+
+/* What the file does not hold yet was never written. */
+static bool flash_read(void *context, uint8_t slot, uint32_t offset, uint8_t *bytes, uint32_t count) {
+    const board_t *self = context;
+    memset(bytes, 0xFF, count);
+    return pread(self->flash, bytes, count, flash_at(self, slot, offset)) >= 0;
+}
+
+static bool flash_write(void *context, uint8_t slot, uint32_t offset, const uint8_t *bytes, uint32_t count) {
+    const board_t *self = context;
+    return pwrite(self->flash, bytes, count, flash_at(self, slot, offset)) == (ssize_t)count;
+}
+
+static bool flash_erase(void *context, uint8_t slot) {
+    const board_t *self = context;
+    uint8_t blank[TLC_JOURNAL_UNIT];
+    memset(blank, 0xFF, sizeof blank);
+    bool done = true;
+    for (uint32_t offset = 0; done && offset < self->storage.slot_bytes; offset += (uint32_t)sizeof blank) {
+        done = flash_write(context, slot, offset, blank, sizeof blank);
+    }
+    return done;
+}
+
+const tlc_storage_t *tlc_board_storage(uint32_t slot_bytes) {
+    if (!board.flash_file) {
+        return NULL;
+    }
+    if (board.flash < 0) {
+        board.flash = open(board.flash_file, O_RDWR | O_CREAT, 0666);
+        if (board.flash < 0 || flock(board.flash, LOCK_EX | LOCK_NB) != 0) {
+            (void)fprintf(stderr, "%s: %s: nothing is kept there\n", board.flash_file, strerror(errno));
+            board.flash_file = NULL;
+            return NULL;
+        }
+    }
+    board.storage = (tlc_storage_t){.flash_read = flash_read,
+                                    .flash_erase = flash_erase,
+                                    .flash_write = flash_write,
+                                    .slot_bytes = slot_bytes,
+                                    .self = &board};
+    return &board.storage;
+}
+
 uint32_t tlc_board_stack_high_water(void) { return 0; }
 
 void tlc_board_exit(int code) {
@@ -177,7 +233,7 @@ static bool number(const char *text, long limit, long *value) {
 
 int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
     long port = 0, fd = -1, seed = 0;
-    board = (board_t){.listener = -1, .host = -1, .watch_stdin = true};
+    board = (board_t){.listener = -1, .host = -1, .watch_stdin = true, .flash = -1};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         bool known = true, valid = true;
@@ -191,11 +247,15 @@ int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
             valid = number(value, INT_MAX, &fd);
         } else if (strcmp(argv[i], "--seed") == 0) {
             valid = number(value, INT_MAX, &seed);
+        } else if (strcmp(argv[i], "--flash") == 0) {
+            board.flash_file = value;
+            valid = value != NULL;
         } else {
             known = false;
         }
         if (!known || !valid) {
-            (void)fprintf(stderr, "usage: %s [--port N | --fd N] [--ignore-stdin] [--seed N]\n", argv[0]);
+            (void)fprintf(stderr, "usage: %s [--port N | --fd N] [--ignore-stdin] [--seed N] [--flash FILE]\n",
+                          argv[0]);
             return USAGE_EXIT_CODE;
         }
         i++;
