@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Activation, Address, Array, Call, Operator, Table, apply_activation
+from tlc.ops.base import Activation, Address, Array, Call, Operator, Scratch, Table, apply_activation
 from tlc.ops.training import (
     add_input_gradient,
     add_weight_gradient,
@@ -120,12 +120,12 @@ class Conv2d(Operator):
     def call(self, graph: Graph, node: Node) -> Call:
         w = graph.data(node.inputs[1])
         rows, bias = fold_bias(graph, node, w.reshape(len(w), -1))
-        return Call(
-            "tlc_conv2d_s8",
-            "tlc_conv2d_t",
-            geometry(graph, node, w.shape[1:3], node.attrs.groups) | quantized_fields(graph, node),
-            (Address(node.inputs[0]), rows, bias, Address(node.output, is_output=True)),
-        )
+        fields = geometry(graph, node, w.shape[1:3], node.attrs.groups) | quantized_fields(graph, node)
+        x, y = Address(node.inputs[0]), Address(node.output, is_output=True)
+        if graph[x.tensor].shape[3] == 1:  # one input channel for every output: runs of neighbours only when spread out
+            scratch = Scratch(2 * (w.shape[1] * w.shape[2] + covered(graph, node, w.shape[1:3])))
+            return Call("tlc_depthwise_conv2d_s8", "tlc_depthwise_conv2d_t", fields, (x, rows, bias, scratch, y))
+        return Call("tlc_conv2d_s8", "tlc_conv2d_t", fields, (x, rows, bias, y))
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         w = graph.data(node.inputs[1])
@@ -160,6 +160,16 @@ def dilate(kernel: Any, dilations: tuple[int, int]) -> Any:
             size[axis] = taps * dilation
             kernel = tf.gather(tf.reshape(spread, size), list(range((taps - 1) * dilation + 1)), axis=axis)
     return kernel
+
+
+def covered(graph: Graph, node: Node, kernel: Sequence[int]) -> int:
+    """How many pixels, padding included, the windows of all outputs cover: what a channel takes when spread out."""
+    a = node.attrs
+    outputs = graph[node.output].shape[1:3]
+    height, width = (
+        (n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(outputs, a.strides, kernel, a.dilations, strict=True)
+    )
+    return int(height * width)
 
 
 def geometry(graph: Graph, node: Node, kernel: Sequence[int], groups: int) -> dict[str, int | float | Table]:

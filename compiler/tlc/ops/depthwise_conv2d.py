@@ -11,7 +11,7 @@ import numpy as np
 
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Activation, Address, Array, Call, Operator, Scratch, apply_activation
-from tlc.ops.conv2d import dilate, geometry
+from tlc.ops.conv2d import covered, dilate, geometry
 from tlc.ops.training import (
     add_input_gradient,
     add_weight_gradient,
@@ -125,7 +125,7 @@ class DepthwiseConv2d(Operator):
                 Address(node.inputs[0]),
                 rows,
                 bias,
-                Scratch(2 * (w.shape[1] * w.shape[2] + covered(graph, node))),
+                Scratch(2 * (w.shape[1] * w.shape[2] + covered(graph, node, w.shape[1:3]))),
                 Address(node.output, is_output=True),
             ),
         )
@@ -150,13 +150,3 @@ class DepthwiseConv2d(Operator):
         if 0 in sums:
             rows = inputs[1].transpose(3, 1, 2, 0)
             add_input_gradient(node.attrs, rows, dy * weight_scale(graph, node), groups, sums[0][0])
-
-
-def covered(graph: Graph, node: Node) -> int:
-    """How many pixels, padding included, the windows of all outputs cover: the kernel spreads a channel out so far."""
-    a = node.attrs
-    kernel, outputs = graph[node.inputs[1]].shape[1:3], graph[node.output].shape[1:3]
-    height, width = (
-        (n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(outputs, a.strides, kernel, a.dilations, strict=True)
-    )
-    return int(height * width)
