@@ -18,11 +18,11 @@ from tlc.builder import Builder
 from tlc.errors import BundleMismatch, DeviceReset
 from tlc.frontends.tflite import read_tflite
 from tlc.graph import Graph
-from tlc.ops import REGISTRY
 from tlc.ops.base import Activation
 from tlc.reference import run_int8
 from tlc.twin import Twin
 from tlc_host.session import Session
+from whole_model import whole_model
 
 pytestmark = pytest.mark.hil
 
@@ -37,26 +37,6 @@ def cut_model() -> Graph:
     net.conv2d(6, 1)
     net.mean()
     net.dense(5)
-    net.softmax()
-    return net.graph()
-
-
-def whole_model() -> Graph:
-    """Every operator that the device knows, but those that canonicalization folds away."""
-    net = Builder("whole", (1, 10, 8, 2), seed=4)
-    net.conv2d(8, 3, activation=Activation.RELU6)
-    first = net.max_pool2d(2)
-    net.depthwise_conv2d(3, activation=Activation.RELU)
-    second = net.conv2d(8, (3, 1), groups=2)
-    joined = net.node("add", [first, second], REGISTRY["add"].Attrs())
-    gate = net.node("sub", [joined, first], REGISTRY["sub"].Attrs(activation=Activation.RELU))
-    net.node("mul", [joined, gate], REGISTRY["mul"].Attrs())
-    net.node("clamp", [net.last], REGISTRY["clamp"].Attrs(activation=Activation.RELU))
-    net.node("transpose", [net.last], REGISTRY["transpose"].Attrs(perm=(0, 2, 1, 3)))
-    net.node("pad", [net.last], REGISTRY["pad"].Attrs(pads=((0, 0), (1, 0), (0, 2), (0, 0))))
-    net.node("average_pool2d", [net.last], REGISTRY["average_pool2d"].Attrs(kernel=(2, 2), strides=(1, 1)))
-    net.mean()
-    net.dense(6)
     net.softmax()
     return net.graph()
 
