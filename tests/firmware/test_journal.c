@@ -194,7 +194,9 @@ static bool holds(const device_t *device, const picture_t *wanted) {
 
 static tlc_status_t save(device_t *device, uint32_t step) {
     device->step = step;
-    return tlc_journal_save(&device->journal, &device->ctx, step);
+    const tlc_status_t status = tlc_journal_save(&device->journal, &device->ctx, step);
+    CHECK(status != TLC_OK || device->journal.status == TLC_OK);
+    return status;
 }
 
 /* ---- the coding ---- */
@@ -356,6 +358,7 @@ static void test_power_fails_at_every_operation_of_clearing(void) {
             flash.cut = cut;
             flash.erasing = (erasing_t)rnd(3);
             done = tlc_journal_clear(&device.journal) == TLC_OK;
+            CHECK(device.journal.status == (done ? TLC_ERR_STATE : TLC_OK));
             boot(&device, &model);
             const bool kept = holds(&device, &old);
             init(&device.ctx);

@@ -173,7 +173,8 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
     if arduino and settings.transport == "wifi":
         files["include/tlc_secrets.example.h"] = "tlc_secrets.example.h.jinja"
     rendered = {path: env.get_template(template).render(context) for path, template in files.items()}
-    return rendered if arduino else {**rendered, **board.project_files(0 if board.memory.journal_apart else bundle.certificate.journal_bytes)}
+    journal = 0 if board.memory.journal_apart else bundle.certificate.journal_bytes
+    return rendered if arduino else {**rendered, **board.project_files(journal)}
 
 
 def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:

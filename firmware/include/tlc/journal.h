@@ -56,7 +56,7 @@ typedef struct {
     uint32_t saves;               /* entries written since boot */
     uint8_t slots[2];             /* tlc_slot_t */
     uint8_t newest;               /* slot of our newest entry; 2: there is none */
-    uint8_t status;               /* of the last tlc_journal_load */
+    uint8_t status;               /* what tlc_journal_load would say now */
 } tlc_journal_t;
 
 /* Looks at both slots, and sets the learned tensors of *ctx to the newest entry that is whole; to the values in flash

@@ -111,6 +111,12 @@ static bool usable(const tlc_journal_t *journal) {
     return journal->storage && journal->storage->slot_bytes > TLC_JOURNAL_OVERHEAD;
 }
 
+static tlc_status_t without_ours(const tlc_journal_t *journal) {
+    const bool others = journal->slots[0] == TLC_SLOT_OTHERS || journal->slots[1] == TLC_SLOT_OTHERS;
+    const bool damaged = journal->slots[0] == TLC_SLOT_DAMAGED || journal->slots[1] == TLC_SLOT_DAMAGED;
+    return others ? TLC_ERR_BUNDLE : damaged ? TLC_ERR_CORRUPT : TLC_ERR_STATE;
+}
+
 tlc_status_t tlc_journal_load(tlc_journal_t *journal, tlc_ctx_t *ctx, uint32_t *step) {
     const tlc_storage_t *storage = journal->storage;
     const uint32_t saves = journal->saves;
@@ -160,9 +166,7 @@ tlc_status_t tlc_journal_load(tlc_journal_t *journal, tlc_ctx_t *ctx, uint32_t *
         }
     }
     if (journal->newest == NO_SLOT) {
-        const bool others = journal->slots[0] == TLC_SLOT_OTHERS || journal->slots[1] == TLC_SLOT_OTHERS;
-        const bool damaged = journal->slots[0] == TLC_SLOT_DAMAGED || journal->slots[1] == TLC_SLOT_DAMAGED;
-        journal->status = others ? TLC_ERR_BUNDLE : damaged ? TLC_ERR_CORRUPT : TLC_ERR_STATE;
+        journal->status = (uint8_t)without_ours(journal);
     }
     return (tlc_status_t)journal->status;
 }
@@ -276,6 +280,7 @@ tlc_status_t tlc_journal_save(tlc_journal_t *journal, const tlc_ctx_t *ctx, uint
     journal->bytes = entry.bytes;
     journal->crc = entry.crc;
     journal->saves++;
+    journal->status = TLC_OK;
     return TLC_OK;
 }
 
@@ -292,6 +297,7 @@ tlc_status_t tlc_journal_clear(tlc_journal_t *journal) {
         }
     }
     journal->step = 0;
+    journal->status = (uint8_t)without_ours(journal);
     return TLC_OK;
 }
 
