@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 import shlex
@@ -13,8 +14,10 @@ import click
 import pytest
 from pydantic import BaseModel
 
+from tlc import boards
 from tlc.boards import Board
 from tlc.cli import cli
+from tlc.report.docs import boards_table, with_boards
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -174,3 +177,22 @@ def test_every_key_of_a_board_file_is_documented() -> None:
     wanted = keys(Board)
     assert {"id", "memory.static_ram_bytes", "emulator.kind", "cost.default"} <= set(wanted)
     assert [key for key in wanted if f"`{key}`" not in text] == []
+
+
+def test_table_of_boards_is_current() -> None:
+    page = (ROOT / "docs" / "boards.md").read_text(encoding="utf-8")
+    assert page == with_boards(page), "run `python -m tlc.report.docs`"
+    assert all(f"| `{name}` |" in page for name in boards.names())
+
+
+def test_boards_whose_firmware_is_said_to_run_are_those_of_the_tests() -> None:
+    source = ast.parse((ROOT / "tests" / "hil" / "hil_support.py").read_text(encoding="utf-8"))
+    lists = {
+        target.id: ast.literal_eval(node.value)
+        for node in source.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id == "EMULATED"
+    }
+    said = {line.split("`")[1] for line in boards_table().splitlines() if line.endswith("| its firmware |")}
+    assert said == {*lists["EMULATED"], "native"}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``docs/operators.md``, from the operators themselves: rules are the docstrings of the functions that check them.
+"""Pages that are written from the program: ``docs/operators.md``, and the table of ``docs/boards.md``.
 
-    python -m tlc.report.docs [FILE]
+    python -m tlc.report.docs [DIRECTORY]
 
-Kernels and gradients are those that a small example of each operator emits.
+An operator's rules are the docstrings of the functions that check them; kernels and gradients are those that a small
+example of it emits. Boards are the files in ``boards/``.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from typing import Any
 
 import numpy as np
 
+from tlc import boards
+from tlc.boards import Board
 from tlc.errors import TlcError
 from tlc.graph import Graph, Node, Quant, Shape, Tensor
 from tlc.ops import REGISTRY
 from tlc.ops.base import Activation, Call, Operator
 
-__all__ = ["NOTHING", "OPERATORS", "Entry", "operators_page"]
+__all__ = ["NOTHING", "OPERATORS", "Entry", "boards_table", "operators_page", "with_boards"]
 
-PAGE = Path("docs") / "operators.md"
+BEGIN, END = "<!-- boards: written by `python -m tlc.report.docs` -->\n", "<!-- boards end -->"
 IMAGE: Shape = (1, 6, 6, 4)
 ROW: Shape = (1, 8)
 
@@ -233,11 +236,51 @@ def example(name: str) -> tuple[Graph, Node]:
     return graph, node
 
 
+def boards_table() -> str:
+    """Every board with its memory in bytes, how it runs, and what is run of it in the tests; Markdown."""
+    rows = [
+        "| board | core | flash, B | RAM, B | link | how it runs | what the tests run |",
+        "| --- | --- | ---: | ---: | --- | --- | --- |",
+    ]
+    for board in map(boards.load, boards.names()):
+        memory, links = board.memory, ", ".join(board.transports)
+        rows.append(
+            f"| `{board.id}` | {board.cpu.core} | {memory.flash_bytes:,} | {memory.ram_bytes:,} | {links} "
+            f"| {_machine(board)} | {_tried(board)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _machine(board: Board) -> str:
+    if board.emulator is None:
+        return f"{board.title.replace('(Arduino)', '').strip()}, Arduino: `{board.platformio.platform}`"
+    if board.emulator.kind == "process":
+        return "a process of this machine"
+    return f"QEMU `{board.emulator.args[board.emulator.args.index('-M') + 1]}`"
+
+
+def _tried(board: Board) -> str:
+    if board.emulator is not None:
+        return "its firmware"
+    return "its code, against a shim of an Arduino core; not its own compiler, not silicon"
+
+
+def with_boards(page: str) -> str:
+    """``docs/boards.md`` with its table as it must be.
+
+    Raises:
+        ValueError: the marks around the table are missing.
+    """
+    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+    return page[:start] + boards_table() + page[end:]
+
+
 def main() -> None:
-    """Writes the page."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
-    target.write_text(operators_page(), encoding="utf-8")
-    print(target)
+    """Writes the pages."""
+    docs = Path(sys.argv[1] if len(sys.argv) > 1 else "docs")
+    (docs / "operators.md").write_text(operators_page(), encoding="utf-8")
+    page = docs / "boards.md"
+    page.write_text(with_boards(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
