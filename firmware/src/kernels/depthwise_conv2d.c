@@ -4,8 +4,6 @@
  * beside them. Then windows are runs of neighbours, nothing is clipped, and the output may lie over the input: what is
  * overwritten there has been read already.
  */
-#include <stdbool.h>
-
 #include "pair.h"
 #include "tlc/kernels.h"
 #include "tlc/requant.h"
@@ -64,46 +62,90 @@ static void windows_3x3(const tlc_depthwise_conv2d_t *p, const int16_t *plane, i
     const output_t o = *output; /* a store of an int8_t cannot change a copy */
     const int32_t step = p->stride_w, out_c = p->out_c;
     for (int32_t oy = 0; oy < p->out_h; ++oy) {
-        const int16_t *r0 = plane + oy * p->stride_h * width;
-        const int16_t *r1 = r0 + width, *r2 = r1 + width;
-        for (int32_t ox = p->out_w; ox > 0; --ox) {
-            int32_t acc = tlc_mac_pair(bias, r0, a);
-            acc = tlc_mac_one(acc, r0[2], a2);
-            acc = tlc_mac_pair(acc, r1, b);
-            acc = tlc_mac_one(acc, r1[2], b2);
-            acc = tlc_mac_pair(acc, r2, c);
-            acc = tlc_mac_one(acc, r2[2], c2);
+        const int16_t *x = plane + oy * p->stride_h * width;
+        const int8_t *const end = y + p->out_w * out_c;
+        for (; y != end; y += out_c, x += step) {
+            int32_t acc = tlc_mac_pair(bias, x, a);
+            acc = tlc_mac_one(acc, x[2], a2);
+            acc = tlc_mac_pair(acc, x + width, b);
+            acc = tlc_mac_one(acc, x[width + 2], b2);
+            acc = tlc_mac_pair(acc, x + 2 * width, c);
+            acc = tlc_mac_one(acc, x[2 * width + 2], c2);
             *y = finish(&o, acc);
-            y += out_c;
-            r0 += step;
-            r1 += step;
-            r2 += step;
         }
     }
 }
 
-static int32_t window(const tlc_depthwise_conv2d_t *p, const int16_t *x, int32_t width, const int16_t *w, int32_t acc) {
-    for (int32_t ky = 0; ky < p->kernel_h; ++ky, x += p->dilation_h * width, w += p->kernel_w) {
-        int32_t kx = 0;
-        if (p->dilation_w == 1) {
-            for (; kx + 1 < p->kernel_w; kx += 2) {
-                acc = tlc_mac_pair(acc, x + kx, tlc_pair(w + kx));
+/* Any height, no dilation. A width that the compiler knows is unrolled. */
+static inline __attribute__((always_inline)) void windows_wide(const tlc_depthwise_conv2d_t *p, const int16_t *plane,
+                                                               int32_t width, const int16_t *w, int32_t bias,
+                                                               const output_t *output, int8_t *y, const int32_t taps) {
+    const output_t o = *output;
+    const int32_t step = p->stride_w, out_c = p->out_c;
+    const int16_t *const end = w + p->kernel_h * taps;
+    for (int32_t oy = 0; oy < p->out_h; ++oy) {
+        const int16_t *x = plane + oy * p->stride_h * width;
+        for (int32_t ox = p->out_w; ox > 0; --ox, x += step, y += out_c) {
+            const int16_t *in = x;
+            int32_t acc = bias;
+            for (const int16_t *tap = w; tap != end; tap += taps, in += width) {
+#pragma GCC unroll 8
+                for (int32_t kx = 0; kx < (taps & ~1); kx += 2) {
+                    acc = tlc_mac_pair(acc, in + kx, tlc_pair(tap + kx));
+                }
+                if (taps & 1) {
+                    acc = tlc_mac_one(acc, in[taps - 1], tap[taps - 1]);
+                }
             }
-        }
-        for (; kx < p->kernel_w; ++kx) {
-            acc = tlc_mac_one(acc, x[kx * p->dilation_w], w[kx]);
+            *y = finish(&o, acc);
         }
     }
-    return acc;
+}
+
+/* Anything. */
+static void windows_dilated(const tlc_depthwise_conv2d_t *p, const int16_t *plane, int32_t width, const int16_t *w,
+                            int32_t bias, const output_t *o, int8_t *y) {
+    for (int32_t oy = 0; oy < p->out_h; ++oy) {
+        const int16_t *x = plane + oy * p->stride_h * width;
+        for (int32_t ox = 0; ox < p->out_w; ++ox, x += p->stride_w, y += p->out_c) {
+            const int16_t *in = x, *tap = w;
+            int32_t acc = bias;
+            for (int32_t ky = 0; ky < p->kernel_h; ++ky, in += p->dilation_h * width) {
+                for (int32_t kx = 0; kx < p->kernel_w; ++kx) {
+                    acc = tlc_mac_one(acc, in[kx * p->dilation_w], *tap++);
+                }
+            }
+            *y = finish(o, acc);
+        }
+    }
 }
 
 static void windows(const tlc_depthwise_conv2d_t *p, const int16_t *plane, int32_t width, const int16_t *w,
                     int32_t bias, const output_t *o, int8_t *y) {
-    for (int32_t oy = 0; oy < p->out_h; ++oy) {
-        const int16_t *x = plane + oy * p->stride_h * width;
-        for (int32_t ox = 0; ox < p->out_w; ++ox, x += p->stride_w, y += p->out_c) {
-            *y = finish(o, window(p, x, width, w, bias));
+    if (p->dilation_h != 1 || p->dilation_w != 1) {
+        windows_dilated(p, plane, width, w, bias, o, y);
+        return;
+    }
+    switch (p->kernel_w) {
+    case 3:
+        if (p->kernel_h == 3) {
+            windows_3x3(p, plane, width, w, bias, o, y);
+        } else {
+            windows_wide(p, plane, width, w, bias, o, y, 3);
         }
+        break;
+    case 4:
+        windows_wide(p, plane, width, w, bias, o, y, 4);
+        break;
+    case 5:
+        windows_wide(p, plane, width, w, bias, o, y, 5);
+        break;
+    case 7:
+        windows_wide(p, plane, width, w, bias, o, y, 7);
+        break;
+    default:
+        windows_wide(p, plane, width, w, bias, o, y, p->kernel_w);
+        break;
     }
 }
 
@@ -111,7 +153,6 @@ void tlc_depthwise_conv2d_s8(const tlc_depthwise_conv2d_t *p, const int8_t *x, t
                              void *scratch, int8_t *y) {
     const plane_size_t size = plane_size(p);
     const int32_t taps = p->kernel_h * p->kernel_w, share = p->out_c / p->in_c;
-    const bool is_3x3 = p->kernel_h == 3 && p->kernel_w == 3 && p->dilation_h == 1 && p->dilation_w == 1;
     int16_t *wide = scratch;
     int16_t *plane = wide + taps;
     for (int32_t o = 0; o < p->out_c; ++o) {
@@ -124,10 +165,6 @@ void tlc_depthwise_conv2d_s8(const tlc_depthwise_conv2d_t *p, const int8_t *x, t
         }
         const int32_t channel = p->per_channel ? o : 0;
         const output_t output = {p->mult[channel], p->shift[channel], p->out_zp, p->act_min, p->act_max};
-        if (is_3x3) {
-            windows_3x3(p, plane, size.width, wide, bias[o], &output, y + o);
-        } else {
-            windows(p, plane, size.width, wide, bias[o], &output, y + o);
-        }
+        windows(p, plane, size.width, wide, bias[o], &output, y + o);
     }
 }
