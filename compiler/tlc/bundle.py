@@ -19,10 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tlc.errors import BundleError
 from tlc.graph import Origin, Quant
 
-__all__ = ["Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "load"]
+__all__ = ["LEARNED_FILE", "Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "load"]
+
+LEARNED_FILE = "learned.bin"
+"""Beside the bundle: the learned tensors as they begin, as a parameter message has them."""
 
 VERSION: Literal[1] = 1
 PROTOCOL_VERSION: Literal[1] = 1
+JOURNAL_OVERHEAD = 128
+"""Bytes of a slot before the payload, and what rounding takes: firmware/include/tlc/journal.h."""
 
 
 class _Model(BaseModel):
@@ -77,6 +82,11 @@ class LearnedTensor(_Model):
     offset: int
     elements: int
 
+    @property
+    def nbytes(self) -> int:
+        """In a parameter message."""
+        return self.elements * (1 if self.dtype == "int8" else 4)
+
 
 class Certificate(_Model):
     """Bytes, proven at compile time except where it says budget."""
@@ -130,12 +140,26 @@ class Bundle(_Model):
     weights_sha256: str
     host_sha256: str | None
     device_sha256: str | None
+    learned_sha256: str | None = None
     hash: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @property
     def split(self) -> bool:
         """Whether a part of the network runs on the host."""
         return self.host_sha256 is not None
+
+    @property
+    def param_bytes(self) -> int:
+        """Of a message with all learned tensors."""
+        return max((-(-(entry.offset + entry.nbytes) // 4) * 4 for entry in self.learned), default=0)
+
+    @property
+    def journal_slot_bytes(self) -> int:
+        """A slot that holds all that can be learned; 0 where nothing learns."""
+        if not self.learned:
+            return 0
+        coded = sum(1 + entry.nbytes for entry in self.learned)
+        return max(self.certificate.journal_bytes // 2, -(-(JOURNAL_OVERHEAD + coded) // 4096) * 4096)
 
     def digest(self) -> str:
         """The hash that a bundle with this content must bear."""
@@ -185,7 +209,11 @@ def load(directory: Path) -> Bundle:
             where=str(path),
             remedy="it was edited or damaged; compile again",
         )
-    for name, wanted in (("host.onnx", bundle.host_sha256), ("device.tflite", bundle.device_sha256)):
+    for name, wanted in (
+        ("host.onnx", bundle.host_sha256),
+        ("device.tflite", bundle.device_sha256),
+        (LEARNED_FILE, bundle.learned_sha256),
+    ):
         if wanted is None:
             continue
         try:

@@ -29,7 +29,7 @@ from tlc.passes.schedule import gradient_name
 from tlc.program import Program, Step
 from tlc.resources import firmware_dir
 
-__all__ = ["Emission", "Settings", "emit", "render_application", "render_model", "write_project"]
+__all__ = ["Emission", "Settings", "emit", "initial_state", "render_application", "render_model", "write_project"]
 
 MARKER = ".tlc"
 """A file that says: this directory was written by tlc, and may be replaced by it."""
@@ -104,6 +104,16 @@ def emit(program: Program, packing: Packing) -> Emission:
     updates, refresh = _updates(program, emitter)
     codes = _codes(emitter)
     return Emission(program, forward, backward, updates, refresh, list(emitter.arrays.values()), codes)
+
+
+def initial_state(emission: Emission) -> bytes:
+    """The learned tensors' first values, as they begin in the state; empty where nothing learns."""
+    arrays = {array.name: array.values for array in emission.arrays}
+    state = bytearray(emission.program.param_bytes)
+    for update in emission.updates:
+        values = np.ascontiguousarray(arrays[update["initial"]]).tobytes()
+        state[update["offset"] : update["offset"] + len(values)] = values
+    return bytes(state)
 
 
 def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict[str, str]:
