@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tlc import boards
 from tlc.boards import Board, Transport
-from tlc.bundle import Bundle, EdgeTensor, LearnedTensor
-from tlc.codegen.project import Settings, emit, render_application, render_model, write_project
+from tlc.bundle import LEARNED_FILE, Bundle, EdgeTensor, LearnedTensor
+from tlc.codegen.project import Settings, emit, initial_state, render_application, render_model, write_project
 from tlc.cost import Estimate, certificate, estimate, frozen_weights, link_message_bytes
 from tlc.data import InputSpec, Samples, samples_for
 from tlc.errors import FitError, ModelError, UnsupportedOperator, UsageError
@@ -116,6 +116,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     emission = emit(program, packing)
     host_bytes = write_host(options.model, graph, host, cut.tensor, options.shapes) if host and cut.tensor else None
     device_bytes = _device_tflite(device, options.model.name, warnings)
+    state = initial_state(emission)
     bundle = Bundle(
         name=options.model.stem,
         board=board.id,
@@ -134,6 +135,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         weights_sha256=emission.weights_sha256,
         host_sha256=hashlib.sha256(host_bytes).hexdigest() if host_bytes else None,
         device_sha256=hashlib.sha256(device_bytes).hexdigest() if device_bytes else None,
+        learned_sha256=hashlib.sha256(state).hexdigest() if state else None,
     ).sealed()
     settings = Settings(
         model_name=options.model.stem,
@@ -158,6 +160,8 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         files["host.onnx"] = host_bytes
     if device_bytes:
         files["device.tflite"] = device_bytes
+    if state:
+        files[LEARNED_FILE] = state
     write_project(options.out, files)
     return compiled
 
