@@ -77,6 +77,9 @@ def train(
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Graph:
     """Adam on the cross-entropy; the trained graph."""
+    from tlc.learn import quiet_tensorflow
+
+    quiet_tensorflow()
     import tensorflow as tf
 
     from tlc.learn.module import GraphModule

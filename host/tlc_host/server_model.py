@@ -16,7 +16,10 @@ from tlc import bundle as bundles
 from tlc.bundle import Bundle
 from tlc.errors import ConfigError, DataError
 
-__all__ = ["ServerModel", "StepResult"]
+__all__ = ["TRAINED_FILE", "ServerModel", "StepResult"]
+
+TRAINED_FILE = "host.trained.onnx"
+"""In a project: the host segment as ``tlc train`` left it."""
 
 Float = NDArray[np.float32]
 
@@ -36,14 +39,40 @@ class ServerModel:
 
     Args:
         directory: the project that ``tlc compile`` wrote.
+        trained: with the weights that ``tlc train`` left there.
+
+    Raises:
+        BundleError: the project is damaged.
+        DataError: it was not trained.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, trained: bool = False) -> None:
         self.directory = Path(directory)
         self.bundle: Bundle = bundles.load(directory)
-        self._onnx: bytes | None = (Path(directory) / "host.onnx").read_bytes() if self.bundle.split else None
+        self._onnx: bytes | None = self._read(trained) if self.bundle.split else None
         self._session: Any = None
         self._trainer: _Trainer | None = None
+
+    def _read(self, trained: bool) -> bytes:
+        path = self.directory / (TRAINED_FILE if trained else "host.onnx")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"there is no trained host segment ({error.strerror})",
+                where=str(path),
+                remedy="train it first: tlc train DIR --data FILE.npz",
+            ) from None
+
+    def onnx(self) -> bytes:
+        """The host segment with its weights as they are now.
+
+        Raises:
+            DataError: there is none.
+        """
+        if self._onnx is None:
+            raise DataError("the whole network is on the device", remedy="compile with another --cut")
+        return self._trainer.onnx() if self._trainer else self._onnx
 
     def infer(self, smashed: NDArray[np.int8]) -> list[Float]:
         """The network's outputs in the model file's order, for (samples, ...) int8 tensors at the cut."""
@@ -152,6 +181,9 @@ class _Trainer:
     """``host.onnx`` as a TensorFlow module."""
 
     def __init__(self, onnx_bytes: bytes) -> None:
+        from tlc.learn import quiet_tensorflow
+
+        quiet_tensorflow()
         import tensorflow as tf
 
         from tlc.frontends.onnx import read_onnx

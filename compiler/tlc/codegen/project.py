@@ -224,8 +224,13 @@ def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:
             _keep(directory, staging)
             old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
             os.replace(directory, old / "project")
-            os.replace(staging, directory)
-            shutil.rmtree(old)
+            try:
+                os.replace(staging, directory)
+            except OSError:
+                os.replace(old / "project", directory)
+                raise
+            finally:
+                shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(staging, directory)
     except OSError as error:
@@ -242,7 +247,7 @@ def _keep(old: Path, new: Path) -> None:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(old / name, new / name)
     if (old / ".pio").exists():
-        os.replace(old / ".pio", new / ".pio")
+        shutil.copytree(old / ".pio", new / ".pio", symlinks=True, copy_function=os.link)
 
 
 def _common(settings: Settings) -> dict[str, Any]:
