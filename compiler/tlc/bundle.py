@@ -77,6 +77,7 @@ class LearnedTensor(_Model):
     kind: Literal["weight", "bias"]
     node: str
     shape: tuple[int, ...]
+    """As it lies in the state: of a weight, the output channel first."""
     dtype: Literal["int8", "int32"]
     scale: tuple[float, ...]
     offset: int

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -51,6 +52,24 @@ class Shape(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
         if not name or not shape or min(shape) < 1:
             self.fail(f"'{value}' is not of the form NAME=1x49x10", param, ctx)
         return name, shape
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
+    """``24000``, or ``24K`` for the same; ``1.5M``."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """A whole number of at least 0."""
+        text = str(value).strip().upper()
+        unit = {"K": 1000, "M": 1_000_000}.get(text[-1:], 1)
+        try:
+            number = Decimal(text[:-1] if unit > 1 else text) * unit
+        except ArithmeticError:
+            number = Decimal(-1)
+        if not number.is_finite() or number < 0 or number != int(number):
+            self.fail(f"'{value}' is not a number such as 24000, 24K or 1.5M", param, ctx)
+        return int(number)
 
 
 def common(command: Command) -> Command:
@@ -114,9 +133,10 @@ def model_options(command: Command) -> Command:
                 "--train",
                 default="none",
                 show_default=True,
-                metavar="none|last|bias|full|SPEC",
-                help="What learns on the device: nothing, the last layer with weights, every bias, everything, or a list of "
-                "tensors: 'conv3.bias,fc.*'.",
+                metavar="none|last|bias|full|auto|random|SPEC",
+                help="What learns on the device: nothing, the last layer with weights, every bias, everything, what lowers the "
+                "loss most within a budget (auto; with --calib that has labels), as much at random, or a list of tensors: "
+                "'conv3.bias,fc.*'.",
             ),
             click.option(
                 "--transport",
@@ -162,6 +182,7 @@ def cli() -> None:
         "tlc compile model.onnx --board qemu-m4 --calib samples.npz",
         "tlc compile model.onnx --board esp32 --calib samples.npz --out digits --transport wifi",
         "tlc compile model.onnx --board qemu-m4 --calib samples.npz --train last",
+        "tlc compile model.onnx --board qemu-m4 --calib labelled.npz --train auto --train-ram 24K",
         "tlc compile model_int8.tflite --board qemu-rv32 --cut none",
     ),
 )
@@ -187,6 +208,13 @@ def cli() -> None:
     metavar="DIR",
     help="The project's directory; its src/app.c stays yours.  [default: build/<model>-<board>]",
 )
+@click.option(
+    "--train-ram",
+    type=Bytes(),
+    metavar="BYTES",
+    help="RAM that training may take beyond inference; 24K is 24,000.  [default: what the board has left]",
+)
+@click.option("--train-macs", type=Bytes(), metavar="N", help="Multiply-accumulates that a backward pass may take.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same files, same seed: same bytes.")
 @common
 def compile_command(
@@ -199,6 +227,8 @@ def compile_command(
     cut: str,
     calib: Path | None,
     out: Path | None,
+    train_ram: int | None,
+    train_macs: int | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -210,7 +240,9 @@ def compile_command(
     from tlc.pipeline import Options, compile_model
 
     directory = out or Path("build") / f"{model.stem}-{Path(board).stem}"
-    options = Options(model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed)
+    options = Options(
+        model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed, train_ram, train_macs
+    )
     with progress(as_json) as say:
         compiled = compile_model(options, say)
     make_buildable(compiled.board)
@@ -314,8 +346,11 @@ def size_command(directory: Path, as_json: bool) -> None:
     help="Results: .npy (the first output) or .npz (all).",
 )
 @click.option("--raw", is_flag=True, help="int8 in and out: what the device computes, without the host.")
+@click.option("--trained", is_flag=True, help="With the host's part as `tlc train` left it.")
 @common
-def run_command(directory: Path, device: str, source: Path, target: Path, raw: bool, as_json: bool) -> None:
+def run_command(
+    directory: Path, device: str, source: Path, target: Path, raw: bool, trained: bool, as_json: bool
+) -> None:
     """Run a file of samples through the device and the host.
 
     The leading axis is the samples, the rest the model's own input layout; float in and out.
@@ -327,7 +362,7 @@ def run_command(directory: Path, device: str, source: Path, target: Path, raw: b
     if device != "twin":
         require("cobs")
     with progress(as_json) as say:
-        result = asyncio.run(run_file(directory, device, source, target, raw=raw, progress=say))
+        result = asyncio.run(run_file(directory, device, source, target, raw=raw, trained=trained, progress=say))
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
@@ -399,6 +434,236 @@ def serve_command(
     asyncio.run(serve(directory, devices, training=training, say=say, on_batch=on_batch, once=once))
     if as_json:
         click.echo(json.dumps({"devices": list(devices), "steps": history}))
+
+
+def training_options(command: Command) -> Command:
+    """How much to train."""
+    for option in reversed(
+        [
+            click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device."),
+            click.option(
+                "--batches", type=click.IntRange(1), default=100, show_default=True, help="Optimizer steps in a turn."
+            ),
+            click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Samples in a step."),
+            click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of both halves."),
+            click.option(
+                "--seed", type=int, default=0, show_default=True, help="Of the draws and the device's rounding."
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command(
+    "train",
+    short_help="Train a device and the host on a file of labelled samples.",
+    epilog=examples(
+        "tlc train digits --data rotated.npz",
+        "tlc train digits --device emulator --data rotated.npz --batches 400 --lr 0.02 --save",
+        "tlc run digits --trained --input x.npy --output y.npy",
+    ),
+)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--device", default="twin", show_default=True, help=DEVICES)
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Labelled samples: .npz with x and y, or x_train and y_train.",
+)
+@training_options
+@click.option("--save", is_flag=True, help="Then into the device's journal, so that it outlives a reset.")
+@click.option("--resume", is_flag=True, help="The host's part goes on from where the last training left it.")
+@click.option(
+    "--max-norm",
+    type=float,
+    default=1000.0,
+    show_default=True,
+    help="A step on the device whose mean gradient has a larger norm counts as divergence.",
+)
+@common
+def train_command(
+    directory: Path,
+    device: str,
+    data: Path,
+    rounds: int,
+    batches: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    save: bool,
+    resume: bool,
+    max_norm: float,
+    as_json: bool,
+) -> None:
+    """Train a device and the host's part of the network on a file, by vanilla split learning.
+
+    What --train of `tlc compile` named learns on the device, the rest in TensorFlow; that goes to DIR/host.trained.onnx.
+    """
+    import asyncio
+
+    require("cobs")
+    from tlc_host.serve import Training
+    from tlc_host.train import train
+
+    def on_batch(done: Any) -> None:
+        if not as_json:
+            click.echo(f"step {done.step:5}  loss {done.loss:.4f}  accuracy {done.accuracy:.0%}")
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    training = Training(data, rounds, batches, batch, lr, seed)
+    result = asyncio.run(
+        train(
+            directory, device, training, save=save, resume=resume, max_norm=max_norm, say=say, on_batch=on_batch
+        )
+    )
+    if as_json:
+        click.echo(json.dumps(result.to_json()))
+    else:
+        tables.show_differences(f"what {device} has learned", result.learned)
+        kept = "kept in its journal" if save else "until its next reset (--save keeps it)"
+        click.echo(f"steps {result.first_step + 1} to {result.last_step} on {device}, {kept}; the host's part: {result.host}")
+
+
+@cli.group("weights", short_help="Read, replace and compare what a device has learned.")
+def weights_group() -> None:
+    """Read, replace and compare what a device has learned."""
+
+
+def weights_command(name: str, help_text: str, *epilog: str) -> Callable[[Command], Command]:
+    """A command of ``tlc weights``: its function is given a greeted session, the bundle and its own options, awaits what
+    it asks of the device, and returns what ``--json`` prints and a function that shows it to a person."""
+
+    def decorate(work: Command) -> Command:
+        @weights_group.command(name, help=help_text, short_help=help_text.split(".")[0] + ".", epilog=examples(*epilog))
+        @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+        @click.option("--device", default="twin", show_default=True, help=DEVICES)
+        @common
+        @functools.wraps(work)
+        def command(directory: Path, device: str, as_json: bool, **options: Any) -> None:
+            import asyncio
+
+            from tlc import bundle as bundles
+
+            require("cobs")
+            from tlc_host import weights
+            from tlc_host.devices import open_device
+
+            bundle = bundles.load(directory)
+            weights.require_learned(bundle, directory)
+
+            async def run() -> tuple[dict[str, Any], Callable[[], None]]:
+                async with open_device(directory, device) as session:
+                    found: tuple[dict[str, Any], Callable[[], None]] = await work(session, bundle, directory, **options)
+                    return found
+
+            result, show = asyncio.run(run())
+            if as_json:
+                click.echo(json.dumps({"device": device, **result}))
+            else:
+                show()
+
+        for parameter in getattr(work, "__click_params__", []):
+            command.params.insert(0, parameter)
+        return work
+
+    return decorate
+
+
+@weights_command(
+    "pull",
+    "Read the learned tensors into a file: .npz, integers as on the device; bundle.json has their scales.",
+    "tlc weights pull digits --device /dev/ttyUSB0 --output learned.npz",
+)
+@click.option("--output", "target", required=True, type=click.Path(path_type=Path), metavar="FILE", help=".npz")
+async def weights_pull(session: Any, bundle: Any, directory: Path, target: Path) -> Any:
+    """``tlc weights pull``."""
+    from tlc_host import weights
+
+    arrays = await weights.pull(session, bundle, directory)
+    weights.write_file(target, arrays)
+    rows = [{"name": name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()]
+    return {"output": str(target), "tensors": rows}, lambda: click.echo(f"{len(rows)} tensors: {target}")
+
+
+@weights_command(
+    "push",
+    "Replace learned tensors by those of a file: all, or some.",
+    "tlc weights push digits --device /dev/ttyUSB0 --input learned.npz --save",
+)
+@click.option("--input", "source", required=True, type=click.Path(path_type=Path), metavar="FILE", help=".npz")
+@click.option("--save", is_flag=True, help="Then into the device's journal, so that they outlive a reset.")
+async def weights_push(session: Any, bundle: Any, directory: Path, source: Path, save: bool) -> Any:
+    """``tlc weights push``."""
+    from tlc_host import weights
+
+    arrays = weights.read_file(source, bundle)
+    if save:
+        weights.require_journal(session)
+    sent = await weights.push(session, bundle, directory, arrays)
+    saved = await session.save() if save else False
+    text = f"{len(arrays)} tensors, {sent:,} bytes on the link{', kept in the journal' if save else ''}"
+    return {"tensors": list(arrays), "bytes": sent, "saved": saved}, lambda: click.echo(text)
+
+
+@weights_command(
+    "diff",
+    "Compare the learned tensors with the values they were compiled with, or with a file.",
+    "tlc weights diff digits --device /dev/ttyUSB0",
+    "tlc weights diff digits --against learned.npz --json",
+)
+@click.option("--against", type=click.Path(path_type=Path), metavar="FILE", help=".npz of `tlc weights pull`.")
+async def weights_diff(session: Any, bundle: Any, directory: Path, against: Path | None) -> Any:
+    """``tlc weights diff``."""
+    from tlc_host import weights
+
+    other = weights.read_file(against, bundle) if against else weights.unpack(bundle, weights.initial_params(directory))
+    rows = weights.differences(bundle, await weights.pull(session, bundle, directory), other)
+    title = f"{session.name} against {against or 'the values it was compiled with'}, in steps of the integers"
+    result = {"against": str(against) if against else None, "tensors": [row.to_json() for row in rows]}
+    return result, lambda: tables.show_differences(title, rows)
+
+
+@weights_command(
+    "reset",
+    "Go back to the values the device was compiled with, and erase its journal.",
+    "tlc weights reset digits --device /dev/ttyUSB0",
+)
+async def weights_reset(session: Any, bundle: Any, directory: Path) -> Any:
+    """``tlc weights reset``."""
+    await session.reset_state()
+    return {"reset": True}, lambda: click.echo("as compiled")
+
+
+@weights_command(
+    "save",
+    "Write what the device has learned into its journal, so that it outlives a reset.",
+    "tlc weights save digits --device /dev/ttyUSB0",
+)
+async def weights_save(session: Any, bundle: Any, directory: Path) -> Any:
+    """``tlc weights save``."""
+    from tlc_host import weights
+
+    weights.require_journal(session)
+    saved = await session.save()
+    return {"saved": saved}, lambda: click.echo("kept" if saved else "its journal holds that already")
+
+
+@weights_command(
+    "status",
+    "Show what the device's journal holds, and how worn its flash is.",
+    "tlc weights status digits --device /dev/ttyUSB0",
+)
+async def weights_status(session: Any, bundle: Any, directory: Path) -> Any:
+    """``tlc weights status``."""
+    from tlc_host import weights
+
+    result = await weights.status(session)
+    return result, lambda: tables.show_journal(session.name, result)
 
 
 @cli.command(

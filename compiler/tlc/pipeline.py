@@ -17,12 +17,14 @@ from tlc import boards
 from tlc.boards import Board, Transport
 from tlc.bundle import LEARNED_FILE, Bundle, EdgeTensor, LearnedTensor
 from tlc.codegen.project import Settings, emit, initial_state, render_application, render_model, write_project
-from tlc.cost import Estimate, certificate, estimate, frozen_weights, link_message_bytes
+from tlc.cost import Estimate, certificate, estimate, frozen_weights, link_message_bytes, values_bytes
 from tlc.data import InputSpec, Samples, samples_for
-from tlc.errors import FitError, ModelError, UnsupportedOperator, UsageError
+from tlc.errors import DataError, FitError, ModelError, UnsupportedOperator, UsageError
+from tlc.extras import require
 from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
 from tlc.graph import Graph, Node, Tensor
+from tlc.learn.sensitivity import fisher_scores
 from tlc.ops import REGISTRY
 from tlc.passes.backward import differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples
@@ -30,11 +32,15 @@ from tlc.passes.canonicalize import canonicalize
 from tlc.passes.pack import Packing, PackMode, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
-from tlc.passes.select import parse_spec
+from tlc.passes.select import ROLES, learnable, parse_spec
+from tlc.passes.select_auto import Budget, Selector, Training
 from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split
-from tlc.program import Program
+from tlc.program import Program, rows_shape
 
 __all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
+
+CHOSEN = ("auto", "random")
+"""Forms of ``--train`` that choose by cost."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how much of it is done."""
@@ -54,6 +60,9 @@ class Options:
     transport: str | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
+    train_ram: int | None = None
+    """Bytes of RAM that training may take beyond inference; None: what the board has left."""
+    train_macs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,8 @@ class Compiled:
     estimate: Estimate
     packing: Packing
     warnings: tuple[str, ...]
+    training: Training | None = None
+    """Where what learns was chosen, or held to a budget."""
 
     def to_json(self) -> dict[str, Any]:
         """The keys that scripts rely on, and the certificate."""
@@ -84,6 +95,7 @@ class Compiled:
             "instructions_estimate": self.estimate.instructions,
             "certificate": promise.model_dump(),
             "packing": [dataclasses.asdict(row) for row in self.packing.report],
+            "training": self.training.to_json() if self.training else None,
         }
 
 
@@ -92,6 +104,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     say: Progress = progress or (lambda what, done, total: None)
     board = boards.load(options.board)
     transport = board.check_transport(options.transport)
+    _check_training(options)
     say("reading the model", 0, 1)
     source = read_model(options.model, options.shapes)
     graph = canonicalize(source)
@@ -107,7 +120,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     samples = _samples(graph, options, warnings)
     device = _to_integers(device_float, samples, options, say, warnings)
     say("packing", 0, 1)
-    learned = parse_spec(device, options.train)
+    learned, training = _selection(graph, device, board, cut, samples, options, say)
     program, packing = _program(device, board, options.pack, learned)
     row = estimate(cut.file_name, program, board, packing, transport)
     _require_fit(row, board)
@@ -148,7 +161,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         seed=options.seed,
         transport=transport,
     )
-    compiled = Compiled(bundle, board, row, packing, tuple(warnings))
+    compiled = Compiled(bundle, board, row, packing, tuple(warnings), training)
     files: dict[str, str | bytes] = {
         **render_model(emission, bundle, settings),
         **render_application(program, bundle, settings),
@@ -170,6 +183,12 @@ def plan_model(options: Options) -> list[Estimate]:
     """Every legal cut on a board, in execution order, the Pareto-optimal ones marked."""
     board = boards.load(options.board)
     transport = board.check_transport(options.transport)
+    if options.train in CHOSEN:
+        raise UsageError(
+            f"--train {options.train} is for tlc compile, which sees the data",
+            where="tlc plan",
+            remedy="plan with --train last, which it would take at least",
+        )
     graph = canonicalize(read_model(options.model, options.shapes))
     return _estimates(graph, board, options, transport)
 
@@ -185,7 +204,8 @@ def _estimates(graph: Graph, board: Board, options: Options, transport: Transpor
     for cut in cuts:
         device, _ = split(integer, cut)
         try:
-            learned = parse_spec(device, options.train)
+            # What is chosen by its cost comes later; the last layer stands for it.
+            learned = parse_spec(device, "last" if options.train in CHOSEN else options.train)
             program, packing = _program(device, board, options.pack, learned)
         except UsageError as error:  # nothing can learn there
             refusals.append(error)
@@ -265,7 +285,7 @@ def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
 def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | None:
     if options.calib is not None:
         specs = [InputSpec(*_file_edge(graph[name])) for name in graph.inputs]
-        return samples_for(options.calib, specs)
+        return samples_for(options.calib, specs, labelled=options.train == "auto")
     if not _is_integer(graph):
         warnings.append(
             "no --calib: activation ranges come from random inputs uniform on [0, 1), so expect a loss of accuracy; "
@@ -276,20 +296,104 @@ def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | N
 
 def _to_integers(device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str]) -> Graph:
     if _is_integer(device):
-        if options.calib is not None:
+        if options.calib is not None and options.train != "auto":
             warnings.append("--calib is not used: the model is quantized already")
         return device
-    arrays: dict[str, NDArray[Any]] = {}
-    if samples is None:
-        arrays.update(fallback_samples(device, options.seed))
-    else:
-        for name in device.inputs:
-            tensor = device[name]
-            given = samples.inputs[_file_name(tensor)]
-            arrays[name] = tensor.origin.from_file(given, tensor.shape) if tensor.origin else given
+    arrays = fallback_samples(device, options.seed) if samples is None else _input_arrays(device, samples)
     ranges = calibrate(device, arrays, progress=lambda done, total: say("calibrating", done, total))
     say("quantizing", 0, 1)
     return quantize(device, ranges)
+
+
+def _input_arrays(graph: Graph, samples: Samples) -> dict[str, NDArray[Any]]:
+    """Samples in the graph's layout, by its inputs' names."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in graph.inputs:
+        tensor = graph[name]
+        given = samples.inputs[_file_name(tensor)]
+        arrays[name] = tensor.origin.from_file(given, tensor.shape) if tensor.origin else given
+    return arrays
+
+
+def _check_training(options: Options) -> None:
+    """What is missing for training is said before any work is done."""
+    if options.train == "auto":
+        if options.calib is None:
+            raise DataError(
+                "labelled samples are needed to choose what learns",
+                where="--train auto",
+                remedy="give --calib FILE.npz with x and y, or name what learns: --train SPEC",
+            )
+        require("tensorflow")
+    if options.train == "none" and (options.train_ram is not None or options.train_macs is not None):
+        raise UsageError(
+            "a budget for training, but nothing learns",
+            where="--train-ram" if options.train_ram is not None else "--train-macs",
+            remedy="add --train auto",
+        )
+
+
+def _selection(
+    graph: Graph, device: Graph, board: Board, cut: Cut, samples: Samples | None, options: Options, say: Progress
+) -> tuple[dict[str, str], Training | None]:
+    """What learns; and its table, where it was chosen or a budget was given."""
+    if options.train not in CHOSEN and options.train_ram is None and options.train_macs is None:
+        return parse_spec(device, options.train), None
+    say("choosing what learns", 0, 1)
+    selector, budget = _selector(device, board, cut, options)
+    if options.train == "auto":
+        assert samples is not None and samples.labels is not None
+        training = selector.auto(_scores(graph, device, selector, samples, options), budget)
+    else:
+        if options.train == "random":
+            chosen = selector.learned(selector.random(options.seed, budget))
+        else:
+            chosen = parse_spec(device, options.train)
+            differentiate(device, chosen)  # refuses what cannot learn
+        training = selector.fixed(chosen, budget)
+    return selector.learned(training.chosen), training
+
+
+def _selector(device: Graph, board: Board, cut: Cut, options: Options) -> tuple[Selector, Budget]:
+    standalone = cut.tensor is None
+    program, packing = _program(device, board, options.pack, {})
+    frozen = certificate(program, board, packing, standalone)
+    scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
+
+    def cost(learned: dict[str, str]) -> tuple[int, bool]:
+        """Without packing anew what stays frozen."""
+        left = {name: size for name, size in scratch.items() if name not in learned}
+        trained = schedule(device, differentiate(device, learned), left)
+        size = trained.arena_bytes + trained.state_bytes + values_bytes(trained, standalone)
+        return size - frozen.arena_bytes - frozen.state_bytes - frozen.values_bytes, True
+
+    def exact(learned: dict[str, str]) -> tuple[int, bool]:
+        program, packing = _program(device, board, options.pack, learned)
+        promise = certificate(program, board, packing, standalone)
+        return promise.ram_bytes - frozen.ram_bytes, promise.flash_bytes <= board.memory.flash_bytes
+
+    left = max(0, board.memory.ram_bytes - frozen.ram_bytes)
+    given = left if options.train_ram is None else options.train_ram
+    return Selector(device, cost, exact), Budget(given, options.train_macs)
+
+
+def _scores(graph: Graph, device: Graph, selector: Selector, samples: Samples, options: Options) -> dict[str, float]:
+    """Scores by the device's names; quantization may have given a shared constant another."""
+    assert samples.labels is not None
+    whole = {node.name: node for node in graph.nodes}
+    roles = learnable(device)
+    names = {}
+    for name, node in selector.tensors.items():
+        names[name] = whole[node].inputs[ROLES.index(roles[name][1]) + 1]
+    scores = fisher_scores(
+        graph,
+        _input_arrays(graph, samples),
+        samples.labels,
+        list(names.values()),
+        seed=options.seed,
+        where=str(options.calib),
+    )
+    return {name: scores[other] for name, other in names.items()}
 
 
 def _program(device: Graph, board: Board, mode: PackMode, learned: dict[str, str]) -> tuple[Program, Packing]:
@@ -351,7 +455,7 @@ def _learned(program: Program) -> tuple[LearnedTensor, ...]:
                 name=learned.tensor,
                 kind=learned.kind,
                 node=learned.node,
-                shape=tensor.shape,
+                shape=rows_shape(program.graph, learned),
                 dtype="int8" if learned.kind == "weight" else "int32",
                 scale=tuple(float(scale) for scale in tensor.quant.scale),
                 offset=learned.offset,

@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tlc.graph import Graph, Node
+from tlc.graph import Graph, Node, Shape
+from tlc.ops import REGISTRY
 from tlc.ops.base import Call
 
-__all__ = ["Buffer", "Learned", "Program", "Step"]
+__all__ = ["Buffer", "Learned", "Program", "Step", "align", "rows_shape"]
 
 ALIGN = 16
 
@@ -77,3 +78,13 @@ class Program:
 def align(size: int, to: int = ALIGN) -> int:
     """The next multiple."""
     return (size + to - 1) // to * to
+
+
+def rows_shape(graph: Graph, learned: Learned) -> Shape:
+    """A learned tensor's shape as it lies in the state: a weight's output channel comes first, as the kernels' rows have
+    it; depthwise (1, KH, KW, C · M) becomes (C · M, 1, KH, KW)."""
+    shape = graph[learned.tensor].shape
+    axis = next(REGISTRY[node.op].weight_axis(node) for node in graph.nodes if node.name == learned.node)
+    if learned.kind == "bias" or axis is None:
+        return shape
+    return (shape[axis], *shape[:axis], *shape[axis + 1 :])

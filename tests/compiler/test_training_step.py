@@ -50,7 +50,7 @@ def follow(graph: Graph, twin: Twin, trainer: ReferenceTrainer, images: np.ndarr
         trainer.update(0.01, step, 5)
         params = twin.params()
         for name, value in trainer.params().items():
-            assert np.array_equal(value.ravel(), params[name].ravel()), f"{name} after step {step}"
+            assert np.array_equal(value, params[name]), f"{name} after step {step}"
     for name, value in trainer.params().items():
         assert not np.array_equal(value, first[name]), f"{name} did not learn"
 

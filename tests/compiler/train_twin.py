@@ -22,6 +22,7 @@ from tlc.passes.calibrate import calibrate
 from tlc.passes.pack import PackMode, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
+from tlc.program import rows_shape
 from tlc.twin import TwinLibrary
 
 
@@ -52,7 +53,7 @@ def build_twin(
                 name=entry.tensor,
                 kind=entry.kind,
                 node=entry.node,
-                shape=graph[entry.tensor].shape,
+                shape=rows_shape(graph, entry),
                 dtype="int8" if entry.kind == "weight" else "int32",
                 scale=tuple(float(scale) for scale in graph[entry.tensor].quant.scale),
                 offset=entry.offset,

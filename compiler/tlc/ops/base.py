@@ -197,6 +197,13 @@ class Operator(ABC):
         """Multiply-accumulates of one inference."""
         return 0
 
+    def backward_macs(self, graph: Graph, node: Node, wanted: frozenset[int]) -> int:
+        """Multiply-accumulates of one backward pass: as many as forward for each wanted input's gradient, but for a bias
+        one addition an output."""
+        bias = {2} if self.weight_axis(node) is not None else set()
+        sums = graph[node.output].elements if wanted & bias else 0
+        return len(wanted - bias) * self.macs(graph, node) + sums
+
     def weight_axis(self, node: Node) -> int | None:
         """The output channel's axis in ``inputs[1]`` where that is a weight tensor quantized per channel."""
         return None

@@ -18,7 +18,7 @@ from tlc.graph import Graph
 from tlc.ops import REGISTRY
 from tlc.passes.backward import last_layer
 
-__all__ = ["learnable", "parse_spec"]
+__all__ = ["ROLES", "learnable", "parse_spec"]
 
 ROLES = ("weight", "bias")
 WHERE = "--train"

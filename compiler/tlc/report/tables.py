@@ -13,11 +13,12 @@ import click
 if TYPE_CHECKING:
     from tlc.boards import Board
     from tlc.cost import Estimate
+    from tlc.passes.select_auto import Training
     from tlc.pipeline import Compiled
     from tlc.size import SizeReport
     from tlc_host.bench import BenchResult
 
-__all__ = ["share", "show_bench", "show_boards", "show_compiled", "show_plan", "show_size", "table"]
+__all__ = ["share", "show_bench", "show_boards", "show_compiled", "show_plan", "show_size", "show_training", "table"]
 
 
 def show_compiled(compiled: Compiled, directory: Path) -> None:
@@ -34,9 +35,36 @@ def show_compiled(compiled: Compiled, directory: Path) -> None:
         ["bundle", bundle.hash[:16], ""],
     ]
     table(f"{bundle.name} on {bundle.board}", ["", "", ""], rows)
+    if compiled.training:
+        show_training(compiled.training)
     for warning in compiled.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"\nnext:  pio run -d {directory} -t upload\n       tlc serve {directory} --device ...")
+
+
+def show_training(training: Training) -> None:
+    """What learns, and what it costs."""
+    budget, used, following = training.budget, training.used, training.next
+    table(
+        "what learns",
+        ["", "tensor", "score", "RAM B", "backward MACs"],
+        [
+            [
+                "*" if row.chosen else "",
+                row.tensor,
+                "" if row.score is None else f"{row.score:.3g}",
+                f"{row.bytes:,}",
+                f"{row.macs:,}",
+            ]
+            for row in training.rows
+        ],
+    )
+    macs = "" if budget.macs is None else f" of {budget.macs:,}"
+    click.echo(f"training takes {used.bytes:,} of {budget.bytes:,} bytes and {used.macs:,}{macs} backward MACs")
+    if following:
+        added, removed = ", ".join(following["added"]), ", ".join(following["removed"])
+        bought = f"{added}{f' instead of {removed}' if removed else ''}, score +{following['gain']:.3g}"
+        click.echo(f"10% more RAM would buy {bought if added else 'nothing'}")
 
 
 def show_plan(rows: list[Estimate]) -> None:
@@ -87,6 +115,23 @@ def show_size(report: SizeReport) -> None:
     else:
         path = " > ".join(f"{name} {frame}" for name, frame in report.stack.path)
         click.echo(f"stack: at most {report.stack.bytes:,} bytes: {path}")
+
+
+def show_differences(title: str, rows: Sequence[Difference]) -> None:
+    """The table of ``tlc weights diff``."""
+    table(
+        title,
+        ["tensor", "elements", "changed", "mean |difference|", "largest"],
+        [
+            [row.name, f"{row.elements:,}", f"{row.changed:,}", f"{row.mean:.3f}", f"{row.largest:,}"]
+            for row in rows
+        ],
+    )
+
+
+def show_journal(device: str, status: dict[str, Any]) -> None:
+    """The table of ``tlc weights status``."""
+    table(device, ["", ""], [[key.replace("_", " "), str(value)] for key, value in status.items()])
 
 
 def show_bench(result: BenchResult, layers: bool) -> None:
