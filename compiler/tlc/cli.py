@@ -440,7 +440,9 @@ def training_options(command: Command) -> Command:
     """How much to train."""
     for option in reversed(
         [
-            click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device."),
+            click.option(
+                "--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device."
+            ),
             click.option(
                 "--batches", type=click.IntRange(1), default=100, show_default=True, help="Optimizer steps in a turn."
             ),
@@ -517,16 +519,16 @@ def train_command(
 
     training = Training(data, rounds, batches, batch, lr, seed)
     result = asyncio.run(
-        train(
-            directory, device, training, save=save, resume=resume, max_norm=max_norm, say=say, on_batch=on_batch
-        )
+        train(directory, device, training, save=save, resume=resume, max_norm=max_norm, say=say, on_batch=on_batch)
     )
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
         tables.show_differences(f"what {device} has learned", result.learned)
         kept = "kept in its journal" if save else "until its next reset (--save keeps it)"
-        click.echo(f"steps {result.first_step + 1} to {result.last_step} on {device}, {kept}; the host's part: {result.host}")
+        click.echo(
+            f"steps {result.first_step + 1} to {result.last_step} on {device}, {kept}; the host's part: {result.host}"
+        )
 
 
 @cli.group("weights", short_help="Read, replace and compare what a device has learned.")
@@ -567,8 +569,6 @@ def weights_command(name: str, help_text: str, *epilog: str) -> Callable[[Comman
             else:
                 show()
 
-        for parameter in getattr(work, "__click_params__", []):
-            command.params.insert(0, parameter)
         return work
 
     return decorate

@@ -207,6 +207,7 @@ def boot(
     seed: int | None = None,
     detach: bool = False,
     log: str | os.PathLike[str] | None = None,
+    flash: str | os.PathLike[str] | None = None,
 ) -> EmulatorProcess:
     """Starts a firmware image and returns when it runs.
 
@@ -218,6 +219,7 @@ def boot(
         seed: what the program's entropy starts from; None is a random one.
         detach: the process outlives this one (``pio run -t upload``).
         log: where the emulator's own messages go; None is a temporary file.
+        flash: a file in which a process keeps what it learns; None: it keeps nothing.
 
     Raises:
         EmulatorFailed: the image or the emulator is missing, the port is taken, or it ended at once.
@@ -241,6 +243,8 @@ def boot(
             command = [str(image), "--fd", str(server.fileno())] + (["--ignore-stdin"] if detach else [])
             if seed is not None:
                 command += ["--seed", str(seed)]
+            if flash is not None:
+                command += ["--flash", str(Path(flash).resolve())]
         inherited = [server.fileno()] + ([theirs.fileno()] if theirs is not None else [])
         process = _spawn(command, inherited, log_file, detach=detach, feed=kind == "process" and not detach)
         starts = int(spec["seed_address"]) + 4 if "seed_address" in spec else None

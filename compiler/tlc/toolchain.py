@@ -293,7 +293,12 @@ def firmware_elf(project: str | os.PathLike[str], board: Board) -> Path:
 
 
 def start(
-    board: Board, elf: str | os.PathLike[str], *, port: int | None = None, seed: int | None = None
+    board: Board,
+    elf: str | os.PathLike[str],
+    *,
+    port: int | None = None,
+    seed: int | None = None,
+    flash: str | os.PathLike[str] | None = None,
 ) -> EmulatorProcess:
     """Boots an image and returns when it runs; it ends with :meth:`EmulatorProcess.stop`, or with this process.
 
@@ -302,13 +307,14 @@ def start(
         elf: its firmware.
         port: the UART's TCP port on the loopback interface; None is any free one.
         seed: what the firmware's entropy starts from; None is a random one.
+        flash: a file in which the native board keeps what it learns; None: it keeps nothing.
 
     Raises:
         ToolchainError: the image or the emulator is missing, the port is taken, or it ended at once.
         BoardError: nothing here emulates this board.
     """
     try:
-        return emulator.boot(board.emulator_spec(), elf, port=port or 0, seed=seed)
+        return emulator.boot(board.emulator_spec(), elf, port=port or 0, seed=seed, flash=flash)
     except EmulatorFailed as error:
         raise ToolchainError(error.rule, where=f"board '{board.id}'", remedy=error.remedy) from error
 

@@ -8,6 +8,8 @@ its state in memory of its own.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,10 @@ from tlc.bundle import Bundle
 from tlc.errors import DeviceError
 from tlc.hostbuild import build
 
-__all__ = ["Twin", "TwinLibrary"]
+__all__ = ["Twin", "TwinLibrary", "kept_twin"]
+
+FLASH_DIR = ".flash"
+"""In a project: what the twin and the native device keep from run to run."""
 
 RESULTS = 1024
 """Floats of a result that the twin keeps."""
@@ -49,32 +54,73 @@ class TwinLibrary:
             getattr(self.c, f"tlc_twin_{name}").restype = ctypes.c_size_t
         for name in ("arena_bytes", "state_bytes", "param_bytes", "input_bytes", "output_bytes", "gradient_elements"):
             getattr(self.c, f"tlc_twin_{name}").restype = ctypes.c_uint32
+        self.c.tlc_twin_operations.restype = ctypes.c_uint32
 
     @cached_property
     def instance_bytes(self) -> int:
         """Memory of one instance."""
         return int(self.c.tlc_twin_bytes())
 
-    def create(self, boot: int = 1) -> Twin:
-        """A fresh device."""
-        return Twin(self, boot)
+    def create(self, boot: int = 1, flash: NDArray[np.uint8] | None = None) -> Twin:
+        """A fresh device; with ``flash`` one that keeps what it learns."""
+        return Twin(self, boot, flash)
+
+    def blank_flash(self) -> NDArray[np.uint8]:
+        """(2, bytes of a slot): flash for a journal, erased."""
+        return np.full((2, self.bundle.journal_slot_bytes), 0xFF, np.uint8)
 
 
 class Twin:
-    """One device in this process: the model called directly, or its main loop over byte pipes."""
+    """One device in this process: the model called directly, or its main loop over byte pipes.
 
-    def __init__(self, library: TwinLibrary | Path, boot: int = 1) -> None:
+    Args:
+        library: of its project, or the project's directory.
+        boot: a number that differs from boot to boot.
+        flash: (2, bytes of a slot) of a journal, which the caller keeps; None: what is learned ends with a reboot.
+    """
+
+    def __init__(self, library: TwinLibrary | Path, boot: int = 1, flash: NDArray[np.uint8] | None = None) -> None:
         self.library = library if isinstance(library, TwinLibrary) else TwinLibrary(library)
         self.bundle = self.library.bundle
         self._c = self.library.c
         self._bytes = np.zeros(self.library.instance_bytes + 16, np.uint8)
         address = self._bytes.ctypes.data
         self._memory = ctypes.c_void_p(address + -address % 16)
+        self.flash = flash if flash is not None and flash.size else None
         self.reboot(boot)
 
     def reboot(self, boot: int) -> None:
-        """A power cycle: learned tensors and the link's state are gone."""
-        self._check(self._c.tlc_twin_init(self._memory, ctypes.c_uint32(boot), int(not self.bundle.split)))
+        """A power cycle: the link's state is gone, and of what was learned all but the journal's last entry."""
+        standalone = int(not self.bundle.split)
+        if self.flash is None:
+            self._check(self._c.tlc_twin_init(self._memory, ctypes.c_uint32(boot), standalone))
+            return
+        slot_bytes = ctypes.c_uint32(self.flash.shape[1])
+        self._check(
+            self._c.tlc_twin_init_flash(
+                self._memory, ctypes.c_uint32(boot), standalone, _pointer(self.flash), slot_bytes
+            )
+        )
+
+    # ---- the journal ----
+
+    def save(self) -> None:
+        """Writes the learned tensors into the journal."""
+        self._check(self._c.tlc_twin_save(self._memory))
+
+    def cut_power(self, operations: int) -> None:
+        """The power fails in the flash operation (a byte written, 64 bytes erased) after so many more."""
+        self._c.tlc_twin_cut(self._memory, ctypes.c_uint32(operations))
+
+    @property
+    def operations(self) -> int:
+        """Flash operations since the last boot."""
+        return int(self._c.tlc_twin_operations(self._memory))
+
+    @property
+    def dead(self) -> bool:
+        """Whether the power has failed; :meth:`reboot` brings it back."""
+        return bool(self._c.tlc_twin_dead(self._memory))
 
     # ---- the model, called directly ----
 
@@ -156,6 +202,37 @@ class Twin:
             names = ["ok", "argument", "state", "size", "corrupt", "version", "bundle", "numeric", "full"]
             what = names[status] if 0 <= status < len(names) else str(status)
             raise DeviceError(f"answered with status '{what}'", where=f"twin of {self.library.directory}")
+
+
+@contextmanager
+def kept_twin(directory: Path, boot: int = 1) -> Iterator[Twin]:
+    """A twin whose flash is a file of the project, so that what it saves is there the next time.
+
+    One process at a time has the file; for another, and where it cannot be written, the twin keeps nothing.
+    """
+    import fcntl
+
+    library = TwinLibrary(directory)
+    shape = library.blank_flash().shape
+    path = Path(directory) / FLASH_DIR / "twin.bin"
+    if not shape[1]:
+        yield library.create(boot)
+        return
+    try:
+        path.parent.mkdir(exist_ok=True)
+        file = path.open("a+b")
+    except OSError:
+        yield library.create(boot)
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield library.create(boot)
+            return
+        if path.stat().st_size != shape[0] * shape[1]:
+            path.write_bytes(library.blank_flash().tobytes())
+        yield library.create(boot, np.memmap(path, np.uint8, "r+", shape=shape))
 
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:

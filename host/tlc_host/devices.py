@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,9 @@ async def open_device(directory: Path, device: str, **options: Any) -> AsyncIter
     board = boards.of_project(directory)
     process: EmulatorProcess | None = None
     opener: str | Callable[[], Awaitable[Transport]] = device
+    stack = ExitStack()
     if device == "twin":
-        opener = _twin_opener(directory)
+        opener = _twin_opener(directory, stack)
     elif device in ("native", "emulator"):
         address, process = await asyncio.to_thread(_boot, directory, device, board)
         opener = address
@@ -71,20 +72,35 @@ async def open_device(directory: Path, device: str, **options: Any) -> AsyncIter
             ) from None
         raise
     finally:
+        stack.close()
         if process is not None:
             process.stop()
 
 
-def _twin_opener(directory: Path) -> Callable[[], Awaitable[Transport]]:
-    from tlc.twin import Twin, TwinLibrary
+def _twin_opener(directory: Path, stack: ExitStack) -> Callable[[], Awaitable[Transport]]:
+    from tlc.twin import kept_twin
     from tlc_host.transports.memory import MemoryTransport
 
-    twin = Twin(TwinLibrary(directory), boot=next(_boots))
+    twin = stack.enter_context(kept_twin(directory, boot=next(_boots)))
 
     async def opener() -> Transport:
         return MemoryTransport(twin.receive, twin.send, twin.poll)
 
     return opener
+
+
+def _native_flash(directory: Path) -> Path | None:
+    """Where the native device keeps what it learns; None where nothing learns, or the project cannot be written."""
+    from tlc.twin import FLASH_DIR
+
+    if bundles.load(directory).learned_sha256 is None:
+        return None
+    path = Path(directory) / FLASH_DIR / "native.bin"
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return path
 
 
 def _boot(directory: Path, device: str, board: boards.Board) -> tuple[str, EmulatorProcess | None]:
@@ -93,7 +109,7 @@ def _boot(directory: Path, device: str, board: boards.Board) -> tuple[str, Emula
     if device == "native":
         from tlc.hostbuild import build_native
 
-        process = toolchain.start(boards.load("native"), build_native(directory))
+        process = toolchain.start(boards.load("native"), build_native(directory), flash=_native_flash(directory))
     else:
         running = read_state(directory / STATE_FILE)
         if running is not None:

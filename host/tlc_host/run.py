@@ -48,6 +48,7 @@ async def run_file(
     target: Path,
     *,
     raw: bool = False,
+    trained: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> RunResult:
     """Runs every sample of a file.
@@ -58,18 +59,21 @@ async def run_file(
         source: ``.npy`` or ``.npz``, leading axis = samples, in the model's own input layout.
         target: ``.npy`` (the first output) or ``.npz`` (all, by name).
         raw: int8 in, and int8 out: the device's outputs as they are, without the host segment.
+        trained: with the host segment as ``tlc train`` left it.
 
     Raises:
-        DataError: the file does not fit.
+        DataError: the file does not fit, or there is no trained host segment.
         OutputError: the target cannot be written.
     """
     bundle = bundles.load(directory)
     inputs = _raw_inputs(source, bundle) if raw else device_inputs(source, bundle)
     _check_writable(target)
+    server = ServerModel(directory, trained=trained)
     if device == "twin":  # without the link: the same C, many times faster
-        from tlc.twin import Twin
+        from tlc.twin import kept_twin
 
-        smashed, ticks = Twin(directory).forward(*inputs), 0
+        with kept_twin(directory) as twin:
+            smashed, ticks = twin.forward(*inputs), 0
     else:
         from tlc_host.devices import open_device
 
@@ -81,7 +85,7 @@ async def run_file(
             edge.origin.to_file(out) for edge, out in zip(bundle.outputs, smashed, strict=True)
         ]
     elif bundle.split:
-        names, results = list(bundle.model_outputs), list(ServerModel(directory).infer(smashed[0]))
+        names, results = list(bundle.model_outputs), list(server.infer(smashed[0]))
     else:
         names = list(bundle.model_outputs)
         results = [edge.to_file(out) for edge, out in zip(bundle.outputs, smashed, strict=True)]

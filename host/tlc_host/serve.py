@@ -24,7 +24,7 @@ from tlc_host.devices import open_device
 from tlc_host.server_model import ServerModel
 from tlc_host.session import Session, SmashedReply
 
-__all__ = ["Training", "load_shard", "serve"]
+__all__ = ["Training", "load_shard", "prepare_shards", "serve"]
 
 log = logging.getLogger("tlc.serve")
 
@@ -67,7 +67,7 @@ async def serve(
     """
     bundle = bundles.load(directory)
     server = ServerModel(directory)
-    shards = _shards(training, server, len(devices)) if training else []
+    shards = prepare_shards(training, server, len(devices)) if training else []
 
     async def answer(reply: SmashedReply) -> NDArray[np.float32]:
         smashed = reply.outputs[0].reshape(1, *bundle.outputs[0].shape[1:])
@@ -103,7 +103,7 @@ def load_shard(path: Path, bundle: Bundle, part: str = "train") -> vsl.Shard:
     return vsl.Shard(edge.to_device(samples.inputs[edge.file_name]), samples.labels)
 
 
-def _shards(training: Training, server: ServerModel, count: int) -> list[vsl.Shard]:
+def prepare_shards(training: Training, server: ServerModel, count: int) -> list[vsl.Shard]:
     """Every device's share, dealt in turn; all that can be wrong is found before a device is opened."""
     require("tensorflow")
     if not 0 < training.learning_rate < math.inf:
@@ -148,6 +148,7 @@ async def _train(
 async def _watch(session: Session, say: Callable[[str], None]) -> None:
     """Keeps a session alive: greets a device that reset, and gives it back what it had learned."""
     learned = await session.get_params() if session.hello.param_bytes else b""
+    step = (await session.stats()).last_step
     while True:
         await asyncio.sleep(WATCH_S)
         try:
@@ -156,7 +157,7 @@ async def _watch(session: Session, say: Callable[[str], None]) -> None:
             say(str(reset))
             await session.greet()
             if learned:
-                await session.set_params(learned)
+                await session.set_params(learned, step=step)
             say(f"{session.name}: back" + (", its learned tensors restored" if learned else ""))
         except (LinkError, TlcError) as error:
             say(f"{error}; trying again")

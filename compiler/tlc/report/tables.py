@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +17,20 @@ if TYPE_CHECKING:
     from tlc.pipeline import Compiled
     from tlc.size import SizeReport
     from tlc_host.bench import BenchResult
+    from tlc_host.weights import Difference
 
-__all__ = ["share", "show_bench", "show_boards", "show_compiled", "show_plan", "show_size", "show_training", "table"]
+__all__ = [
+    "share",
+    "show_bench",
+    "show_boards",
+    "show_compiled",
+    "show_differences",
+    "show_journal",
+    "show_plan",
+    "show_size",
+    "show_training",
+    "table",
+]
 
 
 def show_compiled(compiled: Compiled, directory: Path) -> None:
@@ -122,10 +134,7 @@ def show_differences(title: str, rows: Sequence[Difference]) -> None:
     table(
         title,
         ["tensor", "elements", "changed", "mean |difference|", "largest"],
-        [
-            [row.name, f"{row.elements:,}", f"{row.changed:,}", f"{row.mean:.3f}", f"{row.largest:,}"]
-            for row in rows
-        ],
+        [[row.name, f"{row.elements:,}", f"{row.changed:,}", f"{row.mean:.3f}", f"{row.largest:,}"] for row in rows],
     )
 
 

@@ -64,6 +64,7 @@ async def train(
     batch: int,
     learning_rate: float,
     seed: int = 0,
+    max_norm: float = 0.0,
 ) -> AsyncIterator[Progress]:
     """Trains both parts; yields after each batch.
 
@@ -75,6 +76,10 @@ async def train(
         batch: samples in a step, drawn without replacement within a pass over the shard.
         learning_rate: of both parts.
         seed: of the draws and of the devices' stochastic rounding.
+        max_norm: a step whose mean gradient on the device has a larger norm is refused; 0: the device's own bound.
+
+    Raises:
+        DeviceError: status NUMERIC when training diverged on the device.
     """
     rng = np.random.default_rng(seed)
     orders = [_Order(len(shard.labels), rng) for shard in shards]
@@ -85,7 +90,7 @@ async def train(
             if learned:
                 await device.set_params(learned)
             plan = [orders[number].take(batch) for _ in range(batches)]
-            async for done in _turn(device, server, shard, plan, step, learning_rate, seed):
+            async for done in _turn(device, server, shard, plan, step, learning_rate, seed, max_norm):
                 yield dataclasses.replace(done, round=turn, device=number)
             step += batches
             learned = await device.get_params() if len(devices) > 1 else b""
@@ -99,6 +104,7 @@ async def _turn(
     step: int,
     learning_rate: float,
     seed: int,
+    max_norm: float,
 ) -> AsyncIterator[Progress]:
     """One device's turn. Where the device resets, both sides go back to where they last agreed and the batches since
     are done again, so that the trajectory is the undisturbed one."""
@@ -109,7 +115,7 @@ async def _turn(
             kept, learned, weights = done, await device.get_params(), server.snapshot()
         try:
             number = step + done + 1
-            loss, correct = await _batch(device, server, shard, plan[done], number, learning_rate, seed)
+            loss, correct = await _batch(device, server, shard, plan[done], number, learning_rate, seed, max_norm)
         except DeviceReset:
             await device.greet()
             await device.set_params(learned)
@@ -128,6 +134,7 @@ async def _batch(
     step: int,
     learning_rate: float,
     seed: int,
+    max_norm: float,
 ) -> tuple[float, int]:
     """One optimizer step on both sides: mean loss, and how many were right."""
     loss, correct = 0.0, 0
@@ -141,7 +148,7 @@ async def _batch(
         loss += result.loss / len(chosen)
         correct += result.correct
     server.apply(learning_rate)
-    await device.step(step, learning_rate, seed)
+    await device.step(step, learning_rate, seed, max_norm=max_norm)
     return loss, correct
 
 
