@@ -114,7 +114,17 @@ def test_make_targets_exist(words: list[str]) -> None:
     assert next(word for word in words if "=" not in word) in targets
 
 
-@pytest.mark.parametrize("words", shown("python"))
+def python_mentions() -> list[Any]:
+    found = []
+    for page in PAGES:
+        for code in CODE.findall(prose(page.read_text(encoding="utf-8"))):
+            before, python, rest = code.partition("python ")
+            if python and re.fullmatch(r"([A-Z_]+=(<[^>]*>|\S+) )*", before):
+                found.append(pytest.param(rest.split(), id=f"{page.name}: python {rest}"))
+    return found
+
+
+@pytest.mark.parametrize("words", [*shown("python"), *python_mentions()])
 def test_python_files_and_modules_exist(words: list[str]) -> None:
     if words[0] == "-m":
         name = words[1].replace(".", "/")
