@@ -23,6 +23,7 @@ __all__ = [
     "Board",
     "Cost",
     "Cpu",
+    "Decode",
     "Emulation",
     "Link",
     "Memory",
@@ -93,9 +94,24 @@ class Cost(_Table):
     """Instructions of one operator kind's portable kernel."""
 
     per_mac: float = Field(default=0.0, ge=0)
+    """An element that an inner loop takes: a multiply-accumulate; a value in a pool's window."""
+    per_run: float = Field(default=0.0, ge=0)
+    """A start of the innermost loop, where outputs do not tell how many there are: a place of a convolution's kernel."""
     per_output: float = Field(default=0.0, ge=0)
     """An output element: bias, requantization, store, loop."""
     per_call: float = Field(default=0.0, ge=0)
+
+
+class Decode(_Table):
+    """Instructions of decoding packed weights; the defaults are a Cortex-M4's."""
+
+    weight: float = Field(default=15.0, ge=0)
+    """One whose code the first look-up holds."""
+    longer_code: float = Field(default=27.0, ge=0)
+    """More, for another."""
+    length_step: float = Field(default=5.0, ge=0)
+    """And more, for each length compared with in vain."""
+    row: float = Field(default=30.0, ge=0)
 
 
 class Link(_Table):
@@ -167,6 +183,7 @@ class Board(_Table):
     cpu: Cpu
     memory: Memory
     cost: dict[str, Cost]
+    decode: Decode = Decode()
     link: Link
     platformio: PlatformIO
     toolchain: Toolchain | None = None
@@ -202,10 +219,10 @@ class Board(_Table):
         """The cost table's row for an operator kind."""
         return self.cost.get(operator, self.cost["default"])
 
-    def instructions(self, operator: str, macs: int, outputs: int) -> float:
-        """Estimated instructions of one call."""
+    def instructions(self, operator: str, macs: int, outputs: int, runs: int = 0) -> float:
+        """Estimated instructions of one call; for ``macs`` and ``runs`` see :meth:`tlc.ops.base.Operator.work`."""
         row = self.operator_cost(operator)
-        return row.per_mac * macs + row.per_output * outputs + row.per_call
+        return row.per_mac * macs + row.per_run * runs + row.per_output * outputs + row.per_call
 
     def emulator_spec(self) -> dict[str, Any]:
         """The ``spec`` of :func:`tlc.emulator.boot`.
@@ -391,7 +408,7 @@ def _line_of(text: str, location: tuple[str | int, ...]) -> int:
 def _model_at(location: tuple[str | int, ...]) -> type[_Table]:
     """The table class in which a location's last key would be."""
     tables: dict[str, type[_Table]] = {
-        "cpu": Cpu, "memory": Memory, "cost": Cost, "link": Link,
+        "cpu": Cpu, "memory": Memory, "cost": Cost, "decode": Decode, "link": Link,
         "platformio": PlatformIO, "toolchain": Toolchain, "emulator": Emulation,
     }  # fmt: skip
     return tables.get(str(location[0]), Board) if len(location) > 1 else Board

@@ -89,7 +89,7 @@ def weight_bytes(graph: Graph) -> int:
 
 def instructions(program: Program, board: Board, packing: Packing) -> int:
     """Instructions of one forward pass, by the board's cost table."""
-    layers = sum(_layer_instructions(program, step, board) for step in program.forward)
+    layers = sum(layer_instructions(program, step, board) for step in program.forward)
     return round(layers + sum(packed.instructions for packed in packing.weights.values()))
 
 
@@ -100,7 +100,7 @@ def frozen_weights(program: Program, board: Board) -> dict[str, FrozenWeights]:
     for step in program.forward:
         for arg in step.call.args if step.call else ():
             if isinstance(arg, Rows) and arg.tensor not in learned:
-                cost = _layer_instructions(program, step, board)
+                cost = layer_instructions(program, step, board)
                 known = found.get(arg.tensor)
                 found[arg.tensor] = FrozenWeights(
                     arg.values, cost + (known.instructions if known else 0.0), 1 + (known.uses if known else 0)
@@ -108,10 +108,13 @@ def frozen_weights(program: Program, board: Board) -> dict[str, FrozenWeights]:
     return found
 
 
-def _layer_instructions(program: Program, step: Step, board: Board) -> float:
+def layer_instructions(program: Program, step: Step, board: Board) -> float:
+    """Instructions of one layer, by the board's cost table, without decoding weights."""
     if step.call is None:
         return 0.0
-    return board.instructions(step.node.op, step.macs, program.graph[step.node.output].elements)
+    graph, node = program.graph, step.node
+    elements, runs = REGISTRY[node.op].work(graph, node)
+    return board.instructions(node.op, elements, graph[node.output].elements, runs)
 
 
 def link_message_bytes(graph: Graph) -> int:

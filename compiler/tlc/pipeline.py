@@ -17,7 +17,15 @@ from tlc import boards
 from tlc.boards import Board, Transport
 from tlc.bundle import LEARNED_FILE, Bundle, EdgeTensor, LearnedTensor
 from tlc.codegen.project import Settings, emit, initial_state, render_application, render_model, write_project
-from tlc.cost import Estimate, certificate, estimate, frozen_weights, link_message_bytes, values_bytes
+from tlc.cost import (
+    Estimate,
+    certificate,
+    estimate,
+    frozen_weights,
+    layer_instructions,
+    link_message_bytes,
+    values_bytes,
+)
 from tlc.data import InputSpec, Samples, samples_for
 from tlc.errors import DataError, FitError, ModelError, UnsupportedOperator, UsageError
 from tlc.extras import require
@@ -29,7 +37,7 @@ from tlc.ops import REGISTRY
 from tlc.passes.backward import differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples
 from tlc.passes.canonicalize import canonicalize
-from tlc.passes.pack import Packing, PackMode, pack
+from tlc.passes.pack import DecodeCost, Packing, PackMode, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
 from tlc.passes.select import ROLES, learnable, parse_spec
@@ -399,7 +407,7 @@ def _scores(graph: Graph, device: Graph, selector: Selector, samples: Samples, o
 def _program(device: Graph, board: Board, mode: PackMode, learned: dict[str, str]) -> tuple[Program, Packing]:
     plan = differentiate(device, learned) if learned else None
     program = schedule(device, plan)
-    packing = pack(frozen_weights(program, board), mode)
+    packing = pack(frozen_weights(program, board), mode, DecodeCost(**board.decode.model_dump()))
     scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
     return (schedule(device, plan, scratch) if scratch else program), packing
 
@@ -476,6 +484,7 @@ def _report(compiled: Compiled, program: Program) -> dict[str, Any]:
                 "op": step.node.op,
                 "output": list(graph[step.node.output].shape),
                 "macs": step.macs,
+                "instructions_estimate": round(layer_instructions(program, step, compiled.board)),
                 "weights": sum(graph[n].elements for n in step.node.inputs[1:2])
                 if REGISTRY[step.node.op].weight_axis(step.node) is not None
                 else 0,

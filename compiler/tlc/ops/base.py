@@ -197,6 +197,12 @@ class Operator(ABC):
         """Multiply-accumulates of one inference."""
         return 0
 
+    def work(self, graph: Graph, node: Node) -> tuple[int, int]:
+        """What a board's cost table multiplies by ``per_mac`` and ``per_run``: elements that the inner loops take (MACs;
+        values in a pool's windows), and how often something begins that neither they nor the outputs tell of.
+        """
+        return self.macs(graph, node), 0
+
     def backward_macs(self, graph: Graph, node: Node, wanted: frozenset[int]) -> int:
         """Multiply-accumulates of one backward pass: as many as forward for each wanted input's gradient, but for a bias
         one addition an output."""

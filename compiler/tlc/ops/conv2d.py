@@ -76,6 +76,10 @@ class Conv2d(Operator):
         w = graph[node.inputs[1]].shape
         return graph[node.output].elements * w[1] * w[2] * w[3]
 
+    def work(self, graph: Graph, node: Node) -> tuple[int, int]:
+        w = graph[node.inputs[1]].shape
+        return self.macs(graph, node), graph[node.output].elements * w[1] * w[2]
+
     def weight_axis(self, node: Node) -> int | None:
         return 0
 

@@ -76,6 +76,9 @@ class DepthwiseConv2d(Operator):
         w = graph[node.inputs[1]].shape
         return graph[node.output].elements * w[1] * w[2]
 
+    def work(self, graph: Graph, node: Node) -> tuple[int, int]:
+        return self.macs(graph, node), graph[node.output].shape[-1]  # each channel is spread out before
+
     def weight_axis(self, node: Node) -> int | None:
         return 3
 

@@ -44,6 +44,10 @@ class MaxPool2d(Operator):
         x, a = graph[node.inputs[0]].shape, node.attrs
         return (x[0], *output_hw(x[1:3], a.kernel, a.strides, (1, 1), a.pads), x[3])
 
+    def work(self, graph: Graph, node: Node) -> tuple[int, int]:
+        outputs, (height, width) = graph[node.output].elements, node.attrs.kernel
+        return outputs * height * width, outputs * height
+
     def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
         import tensorflow as tf
 

@@ -58,6 +58,9 @@ class Mean(Operator):
         shape = enumerate(graph[node.inputs[0]].shape)
         return tuple(1 if axis in a.axes else n for axis, n in shape if a.keep_dims or axis not in a.axes)
 
+    def work(self, graph: Graph, node: Node) -> tuple[int, int]:
+        return graph[node.inputs[0]].elements, 0
+
     def tf(self, node: Node, inputs: Sequence[Any]) -> Any:
         import tensorflow as tf
 
