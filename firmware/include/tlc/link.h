@@ -82,6 +82,7 @@ typedef struct { /* a frame on its way */
     uint8_t tries;    /* 0: the slot is free */
     uint8_t lost;     /* to be sent again */
     uint8_t arm;      /* the fragment size it was cut to, for the statistics */
+    uint8_t late;     /* sent again for its time-out: the acknowledgement may be the first copy's */
 } tlc_link_slot_t;
 
 #define TLC_LINK_FRAME_IN(fragment) (TLC_LINK_FRAME_HEADER + (fragment) + 4u)
@@ -204,8 +205,9 @@ typedef struct {
     uint32_t progress_ms;            /* last time an acknowledgement freed something, or a time-out fired */
     uint32_t srtt8, rttvar4;         /* milliseconds * 8, * 4 */
     uint16_t arrived[TLC_LINK_ARMS]; /* share of frames of each size that arrived, of 65535 */
+    uint8_t seen[TLC_LINK_ARMS];     /* outcomes of each size, up to a bound */
     uint8_t arm;                     /* the size in use */
-    uint8_t outcomes;
+    uint8_t probe;                   /* new bulk frames since the last one of a larger size */
     uint8_t have_rtt;
     uint8_t backoff;
     uint8_t blocked; /* a bulk message waits for credit */

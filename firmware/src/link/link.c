@@ -18,11 +18,17 @@
 #define GAP_MS 1000u /* not polled for so long: the caller was busy, which is no silence of the host's */
 #define REORDER 3    /* frames sent later that must be acknowledged before one counts as lost */
 #define ACCEPT_TRIES 8u
+#define WIDE 8u            /* a window of so many frames or more */
+#define MOST_SEEN 62u      /* outcomes that a share of arrivals is the mean of, and */
+#define PROBE_SEEN 6u      /* ... of a size that is only tried: a changed line is to be noticed */
+#define PROBE_EVERY 64u    /* new bulk frames for one of the next larger size */
 #define FRAME_OVERHEAD 40u /* bytes on the wire beside a frame's payload */
 #define SPAN 32            /* sequence numbers between the oldest unacknowledged frame and the newest */
 
 /* Serial-number arithmetic (RFC 1982). */
 static int32_t before16(uint16_t a, uint16_t b) { return (int16_t)(uint16_t)(a - b); }
+
+static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 static uint32_t sub24(uint32_t a, uint32_t b) { return (a - b) & 0xFFFFFFu; }
 
@@ -85,7 +91,9 @@ static void forget_session(tlc_link_t *link) {
     link->credit_limit = 0;
     link->credit_used = 0;
     memset(link->arrived, 0xFF, sizeof link->arrived);
+    memset(link->seen, 0, sizeof link->seen);
     link->arm = 0;
+    link->probe = 0;
     link->have_rtt = 0;
     link->backoff = 0;
     link->blocked = 0;
@@ -284,34 +292,48 @@ static uint32_t arm_bytes(const tlc_link_t *link, uint32_t arm) {
     return bytes < TLC_LINK_MIN_FRAGMENT ? TLC_LINK_MIN_FRAGMENT : bytes;
 }
 
-/* Sizes not in use are slowly believed to be perfect again, and so are tried again. */
+/* Every size is believed perfect until it was tried. What comes across of a small one is no less than of a large one;
+ * that a larger one has become better is found out by trying it with a frame now and then (next_arm). */
 static void note_outcome(tlc_link_t *link, const tlc_link_slot_t *slot, bool arrived) {
     if (slot->bytes <= arm_bytes(link, slot->arm) / 2u) {
         return; /* a message's short end says nothing of its size */
     }
-    const uint32_t share = link->arrived[slot->arm];
-    link->arrived[slot->arm] = (uint16_t)(arrived ? share + ((65535u - share) >> 4) : share - (share >> 4));
-    link->outcomes++;
-    if (arrived && (link->outcomes & 15u)) {
-        return;
-    }
+    uint8_t *seen = &link->seen[slot->arm];
+    *seen = (uint8_t)(*seen < MOST_SEEN ? *seen + 1u : MOST_SEEN);
+    const uint32_t weight = slot->arm < link->arm ? min_u32(*seen, PROBE_SEEN) : *seen;
+    uint32_t share = link->arrived[slot->arm];
+    share = arrived ? share + (65535u - share) / (weight + 2u) : share - share / (weight + 2u);
+    link->arrived[slot->arm] = (uint16_t)share;
     uint32_t best = 0;
     for (uint32_t arm = 0; arm < TLC_LINK_ARMS; arm++) {
+        if (arm > slot->arm && link->arrived[arm] < share) {
+            link->arrived[arm] = (uint16_t)share;
+        }
         const uint32_t bytes = arm_bytes(link, arm);
         const uint32_t score = link->arrived[arm] * bytes / (bytes + FRAME_OVERHEAD);
         if (score > best) {
             best = score;
             link->arm = (uint8_t)arm;
         }
-        if (arm != slot->arm) {
-            link->arrived[arm] = (uint16_t)(link->arrived[arm] + ((65535u - link->arrived[arm]) >> 8));
-        }
     }
 }
 
-static void mark_lost(tlc_link_t *link, tlc_link_slot_t *slot) {
+static uint8_t next_arm(tlc_link_t *link) {
+    if (link->arm == 0) {
+        return 0;
+    }
+    link->probe = (uint8_t)((link->probe + 1u) % PROBE_EVERY);
+    return (uint8_t)(link->probe ? link->arm : link->arm - 1u);
+}
+
+/* A time-out may be a pause of the line's or the host's, for which the fragment size is not to pay. But in a small
+ * window few lost frames are overtaken. */
+static void time_out(tlc_link_t *link, tlc_link_slot_t *slot) {
+    if (link->config.window < WIDE) {
+        note_outcome(link, slot, false);
+    }
     slot->lost = 1;
-    note_outcome(link, slot, false);
+    slot->late = 1;
 }
 
 /* Marks what is lost (section 7): overtaken by later frames, or too old. Returns the frames unacknowledged. */
@@ -331,7 +353,8 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
         if (link->any_acked) {
             const int32_t overtaken = before16(link->acked_counter, slot->counter);
             if (overtaken >= REORDER || (overtaken > 0 && now - slot->sent_ms >= patience)) {
-                mark_lost(link, slot);
+                slot->lost = 1;
+                note_outcome(link, slot, false);
                 continue;
             }
         }
@@ -348,9 +371,9 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
             base = link->progress_ms;
         }
         if (is_due(now, base + rto(link))) {
-            mark_lost(link, oldest[0]);
+            time_out(link, oldest[0]);
             if (oldest[1]) {
-                mark_lost(link, oldest[1]); /* two probes: one may be lost again */
+                time_out(link, oldest[1]); /* two probes: one may be lost again */
             }
             link->progress_ms = now;
             link->backoff = (uint8_t)(link->backoff < MAX_BACKOFF ? link->backoff + 1 : MAX_BACKOFF);
@@ -376,7 +399,7 @@ static tlc_link_outgoing_t *next_message(tlc_link_t *link, uint32_t in_flight) {
     if (!best || best->stream != TLC_STREAM_BULK) {
         return best;
     }
-    const uint32_t reserved = link->config.window >= 8 ? 2u : link->config.window > 2; /* for the other streams */
+    const uint32_t reserved = link->config.window >= WIDE ? 2u : link->config.window > 2; /* for the other streams */
     if (in_flight + reserved >= link->config.window) {
         return NULL;
     }
@@ -414,8 +437,8 @@ static size_t send_new(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
     uint32_t count = message->length - message->next;
     free_slot->arm = link->arm;
     if (message->stream == TLC_STREAM_BULK) { /* the others are one frame, whatever it costs */
-        const uint32_t most = arm_bytes(link, link->arm);
-        count = count < most ? count : most;
+        free_slot->arm = next_arm(link);
+        count = min_u32(count, arm_bytes(link, free_slot->arm));
     }
     free_slot->offset = message->next;
     free_slot->bytes = (uint16_t)count;
@@ -589,7 +612,8 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
             sample = now - slot->sent_ms; /* Karn: only frames sent once */
             sampled = slot->counter;
         }
-        if (!link->any_acked || before16(slot->counter, link->acked_counter) > 0) {
+        /* Of one that was only late it may be the first copy that arrived, which overtook nothing. */
+        if (!slot->late && (!link->any_acked || before16(slot->counter, link->acked_counter) > 0)) {
             link->any_acked = 1;
             link->acked_counter = slot->counter;
         }
@@ -601,6 +625,7 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
         }
         slot->tries = 0;
         slot->lost = 0;
+        slot->late = 0;
         progress = true;
     }
     if (progress) {

@@ -40,6 +40,10 @@ CREDIT = 0x7FFFFF
 MAX_TAKEN = 4 << 20
 QUEUE = 64
 ARMS = 6
+WIDE = 8
+MOST_SEEN = 62
+PROBE_SEEN = 6
+PROBE_EVERY = 64
 FRAME_OVERHEAD = 40
 BULK_AHEAD = 64
 BUSY_MS = 600_000
@@ -116,6 +120,7 @@ class _Sent:
     sent_ms: float = 0.0
     tries: int = 0
     lost: bool = False
+    late: bool = False
     arm: int = 0
 
 
@@ -147,7 +152,9 @@ class _Session:
     rttvar: float = 0.0
     backoff: int = 0
     arrived: list[float] = field(default_factory=lambda: [1.0] * ARMS)
+    seen: list[int] = field(default_factory=lambda: [0] * ARMS)
     arm: int = 0
+    probe: int = 0
     incoming: dict[Stream, dict[int, _Incoming]] = field(default_factory=lambda: {s: {} for s in Stream})
     take_number: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     held: int = 0
@@ -429,7 +436,7 @@ class Link:
                 continue
             message = queue[0]
             if stream == Stream.BULK:
-                reserved = 2 if window >= 8 else 1 if window > 2 else 0
+                reserved = 2 if window >= WIDE else 1 if window > 2 else 0
                 if len(session.sent) + reserved >= window and window > 1:
                     return None
                 if message.next == 0:
@@ -440,10 +447,12 @@ class Link:
                         session.blocked = True
                         return None
                     session.credit_used = (session.credit_used + charge) & 0xFFFFFF
+            arm = session.arm
             count = len(message.payload) - message.next
             if stream == Stream.BULK:  # the others are one frame, whatever it costs
-                count = min(count, self._arm_bytes(session.arm))
-            sent = _Sent(message, message.next, count, session.send_sequence, arm=session.arm)
+                arm = self._next_arm(session)
+                count = min(count, self._arm_bytes(arm))
+            sent = _Sent(message, message.next, count, session.send_sequence, arm=arm)
             session.sent[sent.sequence] = sent
             session.send_sequence = (session.send_sequence + 1) & 0xFFFF
             message.next += count
@@ -456,19 +465,31 @@ class Link:
     def _arm_bytes(self, arm: int) -> int:
         return max(self.peer_fragment >> arm, MIN_FRAGMENT)
 
-    def _note_outcome(self, session: _Session, sent: _Sent, arrived: float) -> None:
-        """The fragment size that brings most bytes across; others are slowly believed perfect again, and so tried."""
-        if sent.bytes <= self._arm_bytes(sent.arm) // 2:
+    def _note_outcome(self, session: _Session, sent: _Sent, arrived: bool) -> None:
+        """The fragment size that brings most bytes across.
+
+        Every size is believed perfect until it was tried. What comes across of a small one is no less than of a large
+        one; that a larger one has become better is found out by trying it with a frame now and then.
+        """
+        arm = sent.arm
+        if arrived and session.arm == arm == 0 and session.arrived[0] == 1.0:
+            return  # all is well: the usual case
+        if sent.bytes <= self._arm_bytes(arm) // 2:
             return  # a message's short end says nothing of its size
         shares = session.arrived
-        shares[sent.arm] += (arrived - shares[sent.arm]) / 16
-        if arrived and session.arm == 0:
-            return
-        for arm in range(ARMS):
-            if arm != sent.arm:
-                shares[arm] += (1.0 - shares[arm]) / (256 if not arrived else 4096)
+        session.seen[arm] = min(session.seen[arm] + 1, MOST_SEEN)
+        weight = session.seen[arm] if arm >= session.arm else min(session.seen[arm], PROBE_SEEN)
+        shares[arm] += (arrived - shares[arm]) / (weight + 2)
+        for smaller in range(arm + 1, ARMS):
+            shares[smaller] = max(shares[smaller], shares[arm])
         sizes = [self._arm_bytes(arm) for arm in range(ARMS)]
         session.arm = max(range(ARMS), key=lambda arm: shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD))
+
+    def _next_arm(self, session: _Session) -> int:
+        if session.arm == 0:
+            return 0
+        session.probe = (session.probe + 1) % PROBE_EVERY
+        return session.arm if session.probe else session.arm - 1
 
     def _patience_for(self, session: _Session) -> float:
         return BUSY_MS if session.busy else self.dead_ms
@@ -495,7 +516,7 @@ class Link:
                 overtaken = _before16(session.acked_counter, sent.counter)
                 if overtaken >= REORDER or (overtaken > 0 and now - sent.sent_ms >= patience):
                     sent.lost = True
-                    self._note_outcome(session, sent, 0.0)
+                    self._note_outcome(session, sent, False)
                     continue
             waiting.append(sent)
         if not waiting:
@@ -503,8 +524,11 @@ class Link:
         waiting.sort(key=lambda s: _before16(s.counter, session.counter))
         if now >= max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now):
             for sent in waiting[:2]:  # two probes: one may be lost again
-                sent.lost = True
-                self._note_outcome(session, sent, 0.0)
+                # There may have been a pause, for which the fragment size is not to pay. But in a small window few lost
+                # frames are overtaken.
+                if min(self.window, session.peer.window) < WIDE:
+                    self._note_outcome(session, sent, False)
+                sent.lost = sent.late = True
             session.progress_ms = now
             session.backoff = min(session.backoff + 1, MAX_BACKOFF)
 
@@ -588,10 +612,12 @@ class Link:
                 done.append(sent)
         for sent in done:
             del session.sent[sent.sequence]
-            self._note_outcome(session, sent, 1.0)
+            self._note_outcome(session, sent, True)
             sent.message.in_flight -= 1
             if sent.tries == 1 and (newest is None or _before16(sent.counter, newest.counter) > 0):
                 newest = sent  # Karn: only frames sent once
+            if sent.late:  # it may be the first copy that arrived, which overtook nothing
+                continue
             if session.acked_counter is None or _before16(sent.counter, session.acked_counter) > 0:
                 session.acked_counter = sent.counter
         if done:
