@@ -537,15 +537,16 @@ def weights_group() -> None:
 
 
 def weights_command(name: str, help_text: str, *epilog: str) -> Callable[[Command], Command]:
-    """A command of ``tlc weights``: its function is given a greeted session, the bundle and its own options, awaits what
-    it asks of the device, and returns what ``--json`` prints and a function that shows it to a person."""
+    """A command of ``tlc weights``. Its function is given the bundle, the project and its own options, before a device is
+    opened; it returns what to do with the session. That returns what ``--json`` prints, and a function that shows it to a
+    person."""
 
-    def decorate(work: Command) -> Command:
+    def decorate(prepare: Command) -> Command:
         @weights_group.command(name, help=help_text, short_help=help_text.split(".")[0] + ".", epilog=examples(*epilog))
         @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
         @click.option("--device", default="twin", show_default=True, help=DEVICES)
         @common
-        @functools.wraps(work)
+        @functools.wraps(prepare)
         def command(directory: Path, device: str, as_json: bool, **options: Any) -> None:
             import asyncio
 
@@ -557,10 +558,11 @@ def weights_command(name: str, help_text: str, *epilog: str) -> Callable[[Comman
 
             bundle = bundles.load(directory)
             weights.require_learned(bundle, directory)
+            work = prepare(bundle, directory, **options)
 
             async def run() -> tuple[dict[str, Any], Callable[[], None]]:
                 async with open_device(directory, device) as session:
-                    found: tuple[dict[str, Any], Callable[[], None]] = await work(session, bundle, directory, **options)
+                    found: tuple[dict[str, Any], Callable[[], None]] = await work(session)
                     return found
 
             result, show = asyncio.run(run())
@@ -569,7 +571,7 @@ def weights_command(name: str, help_text: str, *epilog: str) -> Callable[[Comman
             else:
                 show()
 
-        return work
+        return prepare
 
     return decorate
 
@@ -580,14 +582,19 @@ def weights_command(name: str, help_text: str, *epilog: str) -> Callable[[Comman
     "tlc weights pull digits --device /dev/ttyUSB0 --output learned.npz",
 )
 @click.option("--output", "target", required=True, type=click.Path(path_type=Path), metavar="FILE", help=".npz")
-async def weights_pull(session: Any, bundle: Any, directory: Path, target: Path) -> Any:
+def weights_pull(bundle: Any, directory: Path, target: Path) -> Any:
     """``tlc weights pull``."""
     from tlc_host import weights
 
-    arrays = await weights.pull(session, bundle, directory)
-    weights.write_file(target, arrays)
-    rows = [{"name": name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()]
-    return {"output": str(target), "tensors": rows}, lambda: click.echo(f"{len(rows)} tensors: {target}")
+    weights.check_writable(target)
+
+    async def work(session: Any) -> Any:
+        arrays = await weights.pull(session, bundle, directory)
+        weights.write_file(target, arrays)
+        rows = [{"name": name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in arrays.items()]
+        return {"output": str(target), "tensors": rows}, lambda: click.echo(f"{len(rows)} tensors: {target}")
+
+    return work
 
 
 @weights_command(
@@ -597,17 +604,22 @@ async def weights_pull(session: Any, bundle: Any, directory: Path, target: Path)
 )
 @click.option("--input", "source", required=True, type=click.Path(path_type=Path), metavar="FILE", help=".npz")
 @click.option("--save", is_flag=True, help="Then into the device's journal, so that they outlive a reset.")
-async def weights_push(session: Any, bundle: Any, directory: Path, source: Path, save: bool) -> Any:
+def weights_push(bundle: Any, directory: Path, source: Path, save: bool) -> Any:
     """``tlc weights push``."""
     from tlc_host import weights
 
     arrays = weights.read_file(source, bundle)
-    if save:
-        weights.require_journal(session)
-    sent = await weights.push(session, bundle, directory, arrays)
-    saved = await session.save() if save else False
-    text = f"{len(arrays)} tensors, {sent:,} bytes on the link{', kept in the journal' if save else ''}"
-    return {"tensors": list(arrays), "bytes": sent, "saved": saved}, lambda: click.echo(text)
+
+    async def work(session: Any) -> Any:
+        if save:
+            weights.require_journal(session)
+        sent = await weights.push(session, bundle, directory, arrays)
+        saved = await session.save() if save else False
+        kept = "kept in its journal" if save else "until its next reset (--save keeps them)"
+        text = f"{len(arrays)} tensors, {sent:,} bytes on the link; {kept}"
+        return {"tensors": list(arrays), "bytes": sent, "saved": saved}, lambda: click.echo(text)
+
+    return work
 
 
 @weights_command(
@@ -617,15 +629,19 @@ async def weights_push(session: Any, bundle: Any, directory: Path, source: Path,
     "tlc weights diff digits --against learned.npz --json",
 )
 @click.option("--against", type=click.Path(path_type=Path), metavar="FILE", help=".npz of `tlc weights pull`.")
-async def weights_diff(session: Any, bundle: Any, directory: Path, against: Path | None) -> Any:
+def weights_diff(bundle: Any, directory: Path, against: Path | None) -> Any:
     """``tlc weights diff``."""
     from tlc_host import weights
 
-    other = weights.read_file(against, bundle) if against else weights.unpack(bundle, weights.initial_params(directory))
-    rows = weights.differences(bundle, await weights.pull(session, bundle, directory), other)
-    title = f"{session.name} against {against or 'the values it was compiled with'}, in steps of the integers"
-    result = {"against": str(against) if against else None, "tensors": [row.to_json() for row in rows]}
-    return result, lambda: tables.show_differences(title, rows)
+    other = weights.read_file(against, bundle) if against else weights.initial_arrays(bundle, directory)
+
+    async def work(session: Any) -> Any:
+        rows = weights.differences(bundle, await weights.pull(session, bundle, directory), other)
+        title = f"{session.name} against {against or 'the values it was compiled with'}, in steps of the integers"
+        result = {"against": str(against) if against else None, "tensors": [row.to_json() for row in rows]}
+        return result, lambda: tables.show_differences(title, rows)
+
+    return work
 
 
 @weights_command(
@@ -633,10 +649,14 @@ async def weights_diff(session: Any, bundle: Any, directory: Path, against: Path
     "Go back to the values the device was compiled with, and erase its journal.",
     "tlc weights reset digits --device /dev/ttyUSB0",
 )
-async def weights_reset(session: Any, bundle: Any, directory: Path) -> Any:
+def weights_reset(bundle: Any, directory: Path) -> Any:
     """``tlc weights reset``."""
-    await session.reset_state()
-    return {"reset": True}, lambda: click.echo("as compiled")
+
+    async def work(session: Any) -> Any:
+        await session.reset_state()
+        return {"reset": True}, lambda: click.echo("as compiled; the journal is empty")
+
+    return work
 
 
 @weights_command(
@@ -644,13 +664,16 @@ async def weights_reset(session: Any, bundle: Any, directory: Path) -> Any:
     "Write what the device has learned into its journal, so that it outlives a reset.",
     "tlc weights save digits --device /dev/ttyUSB0",
 )
-async def weights_save(session: Any, bundle: Any, directory: Path) -> Any:
+def weights_save(bundle: Any, directory: Path) -> Any:
     """``tlc weights save``."""
     from tlc_host import weights
 
-    weights.require_journal(session)
-    saved = await session.save()
-    return {"saved": saved}, lambda: click.echo("kept" if saved else "its journal holds that already")
+    async def work(session: Any) -> Any:
+        weights.require_journal(session)
+        saved = await session.save()
+        return {"saved": saved}, lambda: click.echo("kept" if saved else "its journal holds that already")
+
+    return work
 
 
 @weights_command(
@@ -658,12 +681,15 @@ async def weights_save(session: Any, bundle: Any, directory: Path) -> Any:
     "Show what the device's journal holds, and how worn its flash is.",
     "tlc weights status digits --device /dev/ttyUSB0",
 )
-async def weights_status(session: Any, bundle: Any, directory: Path) -> Any:
+def weights_status(bundle: Any, directory: Path) -> Any:
     """``tlc weights status``."""
     from tlc_host import weights
 
-    result = await weights.status(session)
-    return result, lambda: tables.show_journal(session.name, result)
+    async def work(session: Any) -> Any:
+        result = await weights.status(session)
+        return result, lambda: tables.show_journal(session.name, result)
+
+    return work
 
 
 @cli.command(

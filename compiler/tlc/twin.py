@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,14 @@ def kept_twin(directory: Path, boot: int = 1) -> Iterator[Twin]:
             return
         if path.stat().st_size != shape[0] * shape[1]:
             path.write_bytes(library.blank_flash().tobytes())
-        yield library.create(boot, np.memmap(path, np.uint8, "r+", shape=shape))
+        flash = np.memmap(path, np.uint8, "r+", shape=shape)
+        try:
+            yield library.create(boot, flash)
+        finally:
+            if (flash == 0xFF).all():  # nothing was ever saved
+                with suppress(OSError):
+                    path.unlink()
+                    path.parent.rmdir()
 
 
 def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:

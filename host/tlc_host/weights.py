@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from tlc.bundle import LEARNED_FILE, Bundle, LearnedTensor
 from tlc.data import load_arrays
-from tlc.errors import ConfigError, DataError, DeviceError, OutputError, ProtocolError, nearest
+from tlc.errors import BundleError, ConfigError, DataError, DeviceError, OutputError, ProtocolError, nearest
 from tlc_host import messages as m
 from tlc_host.session import Session
 
 __all__ = [
     "Difference",
     "apply_delta",
+    "check_writable",
     "decode_delta",
     "differences",
     "encode_delta",
+    "initial_arrays",
     "initial_params",
     "pack",
     "pull",
@@ -92,6 +94,20 @@ def initial_params(directory: Path) -> bytes:
         return (Path(directory) / LEARNED_FILE).read_bytes()
     except OSError:
         return b""
+
+
+def initial_arrays(bundle: Bundle, directory: Path) -> dict[str, NDArray[Any]]:
+    """The learned tensors of a device that has learned nothing.
+
+    Raises:
+        BundleError: the project does not tell.
+    """
+    initial = initial_params(directory)
+    if not initial:
+        raise BundleError(
+            f"there is no {LEARNED_FILE} with the tensors' first values", where=str(directory), remedy="compile again"
+        )
+    return unpack(bundle, initial)
 
 
 def differences(bundle: Bundle, one: Arrays, other: Arrays) -> list[Difference]:
@@ -343,15 +359,25 @@ async def status(session: Session) -> dict[str, Any]:
 # ---- files ----
 
 
+def check_writable(path: Path) -> None:
+    """Before a device is asked.
+
+    Raises:
+        OutputError: no name for a file of learned tensors.
+    """
+    if path.suffix != ".npz":
+        raise OutputError("a file of learned tensors ends in .npz", where=str(path), remedy="name it so")
+    if not path.parent.is_dir():
+        raise OutputError("its directory does not exist", where=str(path), remedy="create it first")
+
+
 def write_file(path: Path, arrays: Arrays) -> None:
     """Learned tensors as ``.npz``; whole, or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise OutputError("a file of learned tensors ends in .npz", where=str(path), remedy="name it so")
+    check_writable(path)
     scratch = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
         with scratch.open("xb") as file:

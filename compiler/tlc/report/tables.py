@@ -140,7 +140,13 @@ def show_differences(title: str, rows: Sequence[Difference]) -> None:
 
 def show_journal(device: str, status: dict[str, Any]) -> None:
     """The table of ``tlc weights status``."""
-    table(device, ["", ""], [[key.replace("_", " "), str(value)] for key, value in status.items()])
+
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(text, value))
+        return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+    table(device, ["", ""], [[key.replace("_", " "), text(value)] for key, value in status.items()])
 
 
 def show_bench(result: BenchResult, layers: bool) -> None:
