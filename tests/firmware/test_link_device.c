@@ -132,8 +132,37 @@ static void app_result(void *app, const float *values, uint32_t count) {
     memcpy(world->result, values, sizeof(float) * count);
 }
 
+/* ---- flash ---- */
+
+#define FLASH_SLOT 256u
+static uint8_t flash[2][FLASH_SLOT];
+
+static bool flash_read(void *self, uint8_t slot, uint32_t offset, uint8_t *bytes, uint32_t count) {
+    (void)self;
+    CHECK(slot < 2 && offset <= FLASH_SLOT && count <= FLASH_SLOT - offset);
+    memcpy(bytes, flash[slot] + offset, count);
+    return true;
+}
+
+static bool flash_erase(void *self, uint8_t slot) {
+    (void)self;
+    CHECK(slot < 2);
+    memset(flash[slot], 0xFF, FLASH_SLOT);
+    return true;
+}
+
+static bool flash_write(void *self, uint8_t slot, uint32_t offset, const uint8_t *bytes, uint32_t count) {
+    (void)self;
+    CHECK(slot < 2 && offset <= FLASH_SLOT && count <= FLASH_SLOT - offset);
+    memcpy(flash[slot] + offset, bytes, count);
+    return true;
+}
+
+static const tlc_storage_t storage = {flash_read, flash_erase, flash_write, FLASH_SLOT, NULL};
+
 static void boot(bool standalone) {
     memset(&w, 0, sizeof w);
+    memset(flash, 0xFF, sizeof flash);
     memset(&w.memory, 0xA5, sizeof w.memory);
     w.now = 0xFFFFFF00u; /* the clock wraps */
     w.acknowledges = 1;
@@ -157,6 +186,8 @@ static void boot(bool standalone) {
     config.peer_window = WINDOW;
     config.board = "test";
     config.standalone = standalone;
+    config.keeper = &tlc_keeper;
+    config.storage = &storage;
     config.sample = app_sample;
     config.result = app_result;
     config.app = &w;
@@ -457,7 +488,7 @@ static void test_anything(void) {
             static const uint32_t lengths[] = {0, 1, 20, 120, 127, 128, 129, 424, 428, 4000, 0xFFFFFF};
             const uint32_t length = rnd(2) ? lengths[rnd(11)] : count;
             const uint32_t offset = rnd(2) ? 0 : rnd(3) ? rnd(500) : lengths[rnd(11)];
-            const uint8_t type = (uint8_t)(rnd(6) ? TLC_MSG_HELLO + rnd(32) : rnd(256));
+            const uint8_t type = (uint8_t)(rnd(6) ? TLC_MSG_HELLO + rnd(36) : rnd(256));
             put_frame(type, (uint8_t)(rnd(8) ? rnd(3) : rnd(256)), rnd(10) ? w.device.link.peer.session : rnd(3),
                       (uint16_t)(w.device.link.take_sequence + (rnd(2) ? 0 : rnd(40))),
                       (uint16_t)(w.device.link.take_number[rnd(2)] + rnd(2)), offset, length, bytes, count);
