@@ -16,10 +16,11 @@
 
 static uint8_t received[16]; /* as many as the console holds */
 static uint32_t taken, have;
-static uint32_t last;    /* CCOUNT when last read */
+static uint32_t last;    /* CCOUNT when last read for the clock */
 static uint64_t periods; /* since tlc_hw_init */
-static uint64_t spent;   /* instructions that tlc_hw_ticks itself took */
-static uint32_t fixed;   /* its constant part, measured at start */
+static uint64_t total;   /* instructions since then, without those that tlc_hw_ticks itself took */
+static uint32_t left;    /* when it was last left, in instructions modulo 2^32 */
+static uint32_t fixed;   /* from there to where it is entered again, measured at start */
 
 static int simcall(int call, uint32_t first, uint32_t second, uint32_t third) {
     register int a2 __asm__("a2") = call;
@@ -36,11 +37,6 @@ static uint32_t ccount(void) {
     return value;
 }
 
-static void advance(uint32_t value) {
-    periods += value - last;
-    last = value;
-}
-
 __attribute__((noreturn)) void tlc_board_exit(int code) {
     for (;;) {
         (void)simcall(CALL_EXIT, (uint32_t)code, 0, 0);
@@ -48,12 +44,18 @@ __attribute__((noreturn)) void tlc_board_exit(int code) {
 }
 
 uint64_t tlc_hw_nanos(void) {
-    advance(ccount());
+    uint32_t value = ccount();
+    periods += value - last;
+    last = value;
     return periods * CCOUNT_PERIOD_NS;
 }
 
+typedef struct {
+    uint32_t entered, left; /* in instructions modulo 2^32 */
+} look_t;
+
 /* A vernier, as in cmsdk.c: CCOUNT is one further than usual when a look falls on the first instruction of a period. */
-__attribute__((noinline)) uint64_t tlc_hw_ticks(void) {
+__attribute__((noinline)) static look_t look(void) {
     uint32_t looks = 0, value, before, difference;
     __asm__ volatile("rsr %[before], ccount\n"
                      "1:\n\t"
@@ -68,10 +70,15 @@ __attribute__((noinline)) uint64_t tlc_hw_ticks(void) {
                      : [looks] "+r"(looks), [value] "=&r"(value), [before] "=&r"(before), [difference] "=&r"(difference)
                      :
                      : "memory");
-    advance(value);
-    uint32_t own = looks * STEP;
-    uint64_t now = periods * CCOUNT_PERIOD_NS - own - spent;
-    spent += own + fixed;
+    uint32_t now = value * CCOUNT_PERIOD_NS;
+    return (look_t){now - looks * STEP, now};
+}
+
+/* A sum of 64 bits takes an instruction more where there is a carry, so it lies between two looks. */
+__attribute__((noinline)) uint64_t tlc_hw_ticks(void) {
+    total += look().entered - left;
+    uint64_t now = total;
+    left = look().left + fixed;
     return now;
 }
 
@@ -80,11 +87,12 @@ void tlc_hw_init(void) {
     have = 0;
     last = ccount();
     periods = 0;
-    spent = 0;
+    total = 0;
     fixed = 0;
+    (void)tlc_hw_ticks();
     uint64_t first = tlc_hw_ticks();
     fixed = (uint32_t)(tlc_hw_ticks() - first);
-    spent += fixed;
+    left += fixed;
 }
 
 bool tlc_uart_get(uint8_t *byte) {
