@@ -104,7 +104,7 @@ def elementwise() -> Graph:
         net.node(
             "average_pool2d", [net.last], REGISTRY["average_pool2d"].Attrs(kernel=(2, 2), strides=(1 + size, 1 + size))
         )
-        net.max_pool2d(2)
+        net.max_pool2d(2 + size)
         kept = net.last
     net.mean()
     net.node("reshape", [net.last], REGISTRY["reshape"].Attrs(shape=(1, 1, 1, 8)))
