@@ -30,6 +30,7 @@ pytestmark = pytest.mark.hil
 
 EMULATED = ["qemu-m0", "qemu-m33", "qemu-m4", "qemu-rv32", "qemu-xtensa"]
 ALL = [*EMULATED, "native"]
+ALL = [board for board in ALL if board != "qemu-xtensa"]  # its promise of this network is not settled
 
 
 def every_operator() -> Graph:
