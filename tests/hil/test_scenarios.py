@@ -14,6 +14,7 @@ import pytest
 from hil_support import ALL, EMULATED, Built, build, running
 from numpy.typing import NDArray
 
+from tlc import boards
 from tlc.builder import Builder
 from tlc.errors import BundleMismatch, DeviceReset
 from tlc.frontends.tflite import read_tflite
@@ -181,6 +182,47 @@ def test_a_reset_in_the_middle(split: Built) -> None:
 
     params = asyncio.run(scenario())
     for number in range(1, 7):
+        lesson.step_twin(number)
+    assert params == lesson.params()
+
+
+KEEPING = [name for name in EMULATED if boards.load(name).memory.journal_sector_bytes]
+
+
+@pytest.mark.parametrize("split", KEEPING, indirect=True)
+def test_what_is_saved_outlives_a_reset(split: Built) -> None:
+    lesson = Lesson(split, 4)
+
+    async def scenario() -> bytes:
+        async with running(split) as (session, reset):
+            untrained = await session.get_params()
+            for number in (1, 2):
+                await lesson.step(session, number)
+            assert await session.save()
+            saved = await session.get_params()
+            await lesson.step(session, 3)
+            reset()
+            with pytest.raises(DeviceReset):
+                while True:
+                    await session.stats()
+            hello = await session.greet()
+            assert hello.last_step == 2 and await session.get_params() == saved
+            journal = await session.journal()
+            assert (journal.saved_step, journal.wear_a, journal.wear_b) == (2, 1, 0)
+            for number in (3, 4):
+                await lesson.step(session, number)
+            learned = await session.get_params()
+            await session.reset_state()
+            assert await session.get_params() == untrained
+            reset()
+            with pytest.raises(DeviceReset):
+                while True:
+                    await session.stats()
+            assert (await session.greet()).last_step == 0 and await session.get_params() == untrained
+            return learned
+
+    params = asyncio.run(scenario())
+    for number in range(1, 5):
         lesson.step_twin(number)
     assert params == lesson.params()
 

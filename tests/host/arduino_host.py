@@ -22,7 +22,7 @@ FIRMWARE = ROOT / "firmware"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 CORES = {
     "espressif32": ["-DARDUINO=10819", "-DARDUINO_ARCH_ESP32", "-DESP32"],
-    "ststm32": ["-DARDUINO=10819", "-DARDUINO_ARCH_STM32"],
+    "ststm32": ["-DARDUINO=10819", "-DARDUINO_ARCH_STM32", "-DSTM32F4xx"],
 }
 """What the real cores' builders define."""
 

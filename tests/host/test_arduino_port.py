@@ -76,6 +76,8 @@ def project(out: Path, board_id: str, transport: str, *, arena_bytes: int = 2048
         "train": "none",
         "seed": 0,
         "journal_slot": 0,
+        "partition_bytes": 0,
+        "program_flash_bytes": 0,
     }
     for name, template in {
         "src/main.cpp": "arduino_main.cpp.jinja",

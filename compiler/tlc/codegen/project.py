@@ -159,12 +159,15 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
 def render_application(program: Program, bundle: Bundle, settings: Settings) -> dict[str, str]:
     """The files around the model: PlatformIO, CMake, the main program, the user's hooks."""
     graph, board = program.graph, settings.board
+    journal = bundle.certificate.journal_bytes
     context = {
         "program": program,
         "bundle": bundle,
         "inputs": [_edge(graph[name], 0) for name in graph.inputs],
         "outputs": [_edge(graph[name], 0) for name in graph.outputs],
         "journal_slot": journal_slot_bytes(program, board),
+        "partition_bytes": journal if _own_partition(board) else 0,
+        "program_flash_bytes": board.memory.flash_bytes - journal if journal and not board.memory.journal_apart else 0,
         **_common(settings),
     }
     env = environment()
@@ -180,11 +183,18 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
     if arduino:
         files["platformio.ini"] = "platformio_arduino.ini.jinja"
         files["native/main.c"] = "main.c.jinja"  # for --device native
+    if context["partition_bytes"]:
+        files["tlc_partitions.csv"] = "tlc_partitions.csv.jinja"
     if arduino and settings.transport == "wifi":
         files["include/tlc_secrets.example.h"] = "tlc_secrets.example.h.jinja"
     rendered = {path: env.get_template(template).render(context) for path, template in files.items()}
-    journal = 0 if board.memory.journal_apart else bundle.certificate.journal_bytes
-    return rendered if arduino else {**rendered, **board.project_files(journal)}
+    return rendered if arduino else {**rendered, **board.project_files(0 if board.memory.journal_apart else journal)}
+
+
+def _own_partition(board: Board) -> bool:
+    """Whether the journal lies in a partition of a table that we may write: where the board has the SDK's own."""
+    partitions = board.platformio.options.get("board_build.partitions")
+    return board.memory.journal_apart and partitions == "default.csv"
 
 
 def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:

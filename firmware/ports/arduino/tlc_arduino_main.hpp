@@ -6,6 +6,7 @@
 //     tlc_arduino_app.hpp, so that no name of tlc_config.h meets one of the runtime's headers
 //     tlc_config.h    TLC_BOARD                the board's name, a string
 //                     TLC_TRANSPORT_UART 1     or TLC_TRANSPORT_WIFI 1
+//                     where the model learns: TLC_JOURNAL_SLOT_BYTES, TLC_SAVE_EVERY, TLC_MAX_GRADIENT
 //                     and, where the default will not do, what is listed below
 //     tlc_secrets.h   with Wi-Fi: who and where (see tlc_secrets.example.h)
 //     tlc_model.h     the model; app.h: the two hooks
@@ -20,6 +21,7 @@
 #endif
 
 #include "tlc_arduino_app.hpp"
+#include "tlc_arduino_flash.hpp"
 #include "tlc_arduino_serial.hpp"
 #if defined(TLC_TRANSPORT_WIFI)
 #include "tlc_arduino_wifi.hpp"
@@ -130,6 +132,12 @@ inline void tlc_arduino_setup(void *app) {
     settings.device.sample = tlc_app_sample;
     settings.device.result = tlc_app_result;
     settings.device.app = app;
+#if defined(TLC_JOURNAL_SLOT_BYTES)
+    settings.device.keeper = &tlc_keeper;
+    settings.device.storage = tlc::storage(TLC_JOURNAL_SLOT_BYTES);
+    settings.device.save_every = TLC_SAVE_EVERY;
+    settings.device.max_gradient = TLC_MAX_GRADIENT;
+#endif
     settings.layout = tlc::detail::layout;
     settings.memory = memory;
     settings.loop_stack = TLC_LOOP_STACK;

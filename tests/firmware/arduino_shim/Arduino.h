@@ -43,6 +43,8 @@ extern EspClass ESP;
 
 #elif defined(ARDUINO_ARCH_STM32)
 
+#include "stm32_flash.h"
+
 #define LED_BUILTIN 13
 #define ATEMP 100
 int analogRead(uint32_t pin);

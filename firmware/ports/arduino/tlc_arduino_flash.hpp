@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// tlc_arduino_flash.hpp: flash for the journal of what the device learns, where the chip has some that it can erase by
+// itself while the program runs:
+//
+//     ESP32      a data partition named "tlc" (the generated tlc_partitions.csv has one)
+//     STM32F4    the last two sectors of flash, 128 KiB each: the program must end before them, for which the generated
+//                platformio.ini sets board_upload.maximum_size. Erasing one stalls the CPU for a second or two.
+#ifndef TLC_ARDUINO_FLASH_HPP
+#define TLC_ARDUINO_FLASH_HPP
+
+#include <stdint.h>
+
+extern "C" {
+#include "tlc/journal.h"
+}
+
+namespace tlc {
+
+// Two slots of so many bytes; NULL: this board has no place for them.
+const tlc_storage_t *storage(uint32_t slot_bytes);
+
+} // namespace tlc
+
+#endif // TLC_ARDUINO_FLASH_HPP
