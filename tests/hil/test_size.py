@@ -30,7 +30,6 @@ pytestmark = pytest.mark.hil
 
 EMULATED = ["qemu-m0", "qemu-m33", "qemu-m4", "qemu-rv32", "qemu-xtensa"]
 ALL = [*EMULATED, "native"]
-ALL = [board for board in ALL if board != "qemu-xtensa"]  # its promise of this network is not settled
 
 
 def every_operator() -> Graph:
@@ -66,9 +65,9 @@ def every_operator() -> Graph:
 
 
 def dense_alone() -> Graph:
-    """A dense layer that learns, and an arena too small for its input as floats."""
+    """A dense layer that learns nothing, and an arena too small for its output as floats."""
     net = Network(2, "dense")
-    return net.done(net.layer("dense", net.input("x", 1, 200), 5, 200))
+    return net.done(net.layer("dense", net.input("x", 1, 5), 200, 5))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +82,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[]
             directory = tmp_path_factory.mktemp("-".join(key))
             model = directory / "model.tflite"
             model.write_bytes(write_tflite(network()))
-            options = Options(model, board, directory / "project", cut="none", pack="size", train="last")
+            options = Options(model, board, directory / "project", cut="none", pack="size", train="none" if network is dense_alone else "last")
             compile_model(options)
             toolchain.pio_run(options.out, directory=core)
             built[key] = options.out
@@ -113,7 +112,7 @@ def test_promises_are_kept_and_exact(make: Callable[..., Path], board: str, netw
     weights = rows["flash", "weights and tables"]
     assert weights.elf is not None and weights.promise is not None
     assert 0 <= weights.promise - weights.elf <= 64  # arrays of bytes, rounded up to words
-    journal = rows["flash", "journal"].elf if board != "native" else 0
+    journal = rows["flash", "journal"].elf if ("flash", "journal") in rows else 0
     assert journal is not None
     assert sum(report.origins.values()) + journal == rows["flash", "total"].elf
     assert min(report.origins.values()) > 0
@@ -133,10 +132,12 @@ async def exercise(directory: Path) -> int:
         for number in range(1, 4):
             x = rng.integers(-128, 128, bundle.inputs[0].shape).astype(np.int8)
             reply = await session.forward(x)
-            elements = int(np.prod(bundle.outputs[0].shape))
-            await session.backward(reply, rng.normal(0, 0.1, elements).astype(np.float32))
-            await session.step(number, 0.01)
-        await session.set_params(await session.get_params())
+            if bundle.learned:
+                elements = int(np.prod(bundle.outputs[0].shape))
+                await session.backward(reply, rng.normal(0, 0.1, elements).astype(np.float32))
+                await session.step(number, 0.01)
+        if bundle.learned:
+            await session.set_params(await session.get_params())
         await session.layers()
         await session.infer(rng.integers(-128, 128, bundle.inputs[0].shape).astype(np.int8))
         await session.reset_state()
@@ -247,7 +248,7 @@ def test_recursion_in_a_hook(m4: Path, tmp_path: Path) -> None:
     )
     app.write_text(
         code.replace(
-            "(void)values;\n    return false;", "volatile int one = (int)values[0];\n    return deep(&one) < 0;"
+            "(void)sample;\n    return false;", "volatile int one = sample != NULL;\n    return deep(&one) < 0;"
         )
     )
     toolchain.pio_run(m4, directory=tmp_path / "core")
