@@ -107,6 +107,7 @@ class Session:
         self._transport: Transport | None = None
         self._reader: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending: dict[int, _Pending] = {}
         self._outbox: deque[m.Message] = deque()
@@ -450,22 +451,28 @@ class Session:
         self._pending[request] = _Pending(parts, future, answer)
         if self._greeted.is_set():  # else they go out with the greeting
             self._outbox.extend(parts)
-            self._flush()
+            self._flush_soon()
+        timer = asyncio.get_running_loop().call_later(self._timeout, self._expire, request)
         try:
-            while True:
-                done, _ = await asyncio.wait({future}, timeout=self._timeout)
-                if done:
-                    return future.result()
-                if not self._link.peer_busy:  # one that computes says so; the link gives up one that does so for ever
-                    break
-            raise DeviceTimeout(
-                f"no answer to {parts[-1].name} within {self._timeout:g} s",
+            return await future
+        finally:
+            timer.cancel()
+            self._pending.pop(request, None)
+
+    def _expire(self, request: int) -> None:
+        pending = self._pending.get(request)
+        if pending is None or pending.future.done():
+            return
+        if self._link.peer_busy:  # one that computes says so; the link gives up one that does so for ever
+            asyncio.get_running_loop().call_later(self._timeout, self._expire, request)
+            return
+        pending.future.set_exception(
+            DeviceTimeout(
+                f"no answer to {pending.messages[-1].name} within {self._timeout:g} s",
                 where=self.name,
                 remedy="is the device running, and the line connected?",
             )
-        finally:
-            future.cancel()
-            self._pending.pop(request, None)
+        )
 
     async def _wait_greeted(self) -> None:
         waiter = asyncio.ensure_future(self._greeted.wait())
@@ -511,7 +518,7 @@ class Session:
                 continue
             self._link.receive(data, self._now())
             self._look()
-            self._flush()
+            self._flush_soon()
 
     async def _again(self, error: LinkError) -> None:
         """Opens a broken transport again; the link's session goes on where it was."""
@@ -533,19 +540,26 @@ class Session:
             return
         self._break(error)
 
+    def _flush_soon(self) -> None:
+        """After what is to run now: those who were just answered may have more to say, and it goes out together."""
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
         """Gives the transport what it can take and looks again when the link wants to."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._soon = None
         if self._closed or self._broken is not None:
             return
         self._feed()
         wait = RETRY_S
         if self._transport is not None:
             try:
-                while self._transport.backlog() < BACKLOG:
-                    data = self._link.output(self._now(), BACKLOG)
+                most = getattr(self._transport, "high_water", BACKLOG)
+                while (room := most - self._transport.backlog()) > 0:
+                    data = self._link.output(self._now(), room)
                     if not data:
                         wait = max(self._link.deadline(self._now()) / 1000, 0.001)
                         break

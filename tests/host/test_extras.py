@@ -13,7 +13,7 @@ import pytest
 from tlc.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONAL = ["tensorflow", "cobs", "serial", "serial_asyncio_fast", "mlxtend", "sklearn", "hypothesis", "tflite_micro"]
+OPTIONAL = ["tensorflow", "cobs", "serial", "mlxtend", "sklearn", "hypothesis", "tflite_micro"]
 HOST = 'pip install "tlc[host]"'
 TRAIN = 'pip install "tlc[train]"'
 
@@ -56,7 +56,7 @@ def test_serve_and_bench_need_host(project: Path, command: str) -> None:
 
 def test_a_serial_line_needs_host(project: Path, models: Path, tmp_path: Path) -> None:
     options = ("--input", models / "x.npy", "--output", tmp_path / "y.npy", "--device", "/dev/ttyUSB0")
-    done = tlc_without(["serial_asyncio_fast"], "run", project, *options)
+    done = tlc_without(["serial"], "run", project, *options)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and HOST in done.stderr
 
 

@@ -69,7 +69,7 @@ def test_metadata(wheel: Path) -> None:
         line.removeprefix("Requires-Dist: ") for line in text.splitlines() if line.startswith("Requires-Dist")
     ]
     base = {Requirement(line).name for line in requirements if "extra ==" not in line}
-    assert "numpy" in base and not base & {"tensorflow", "cobs", "pyserial-asyncio-fast", "pytest", "mlxtend"}
+    assert "numpy" in base and not base & {"tensorflow", "cobs", "pyserial", "pytest", "mlxtend"}
     assert {
         line.removeprefix("Provides-Extra: ") for line in text.splitlines() if line.startswith("Provides-Extra")
     } == set(EXTRAS)

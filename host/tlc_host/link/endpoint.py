@@ -7,6 +7,7 @@ Section numbers below are those of PROTOCOL.md.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,6 +51,12 @@ BUSY_MS = 600_000
 GAP_MS = 1000
 
 _RANK = (Stream.CONTROL, Stream.LOG, Stream.BULK)
+_STREAMS = tuple(Stream)
+# as plain numbers: an enumeration's operators cost more than all the rest of a frame
+_ACK_NOW, _BUSY, _UNKNOWN = int(Flag.ACK_NOW), int(Flag.BUSY), 15 & ~int(Flag.ACK_NOW | Flag.BUSY)
+_ANNOUNCE, _ACCEPT, _END = int(FrameType.ANNOUNCE), int(FrameType.ACCEPT), int(FrameType.END)
+_ACK, _MESSAGE = int(FrameType.ACK), int(FrameType.MESSAGE)
+_LOG, _BULK = int(Stream.LOG), int(Stream.BULK)
 
 
 def _before16(a: int, b: int) -> int:
@@ -139,6 +146,9 @@ class _Session:
     number: int
     peer: Offer
     sent: dict[int, _Sent] = field(default_factory=dict)
+    lost: int = 0
+    look_ms: float = 0.0
+    acked: bool = False
     queues: dict[Stream, deque[_Outgoing]] = field(default_factory=lambda: {s: deque() for s in Stream})
     send_number: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
     send_sequence: int = 0
@@ -332,12 +342,7 @@ class Link:
         if session.ack_pending or session.ack_now:
             times.append(now if session.ack_now else session.ack_ms)
         if session.sent:
-            oldest = min(session.sent.values(), key=lambda s: s.sent_ms)
-            times.append(max(oldest.sent_ms, session.progress_ms) + self._rto(session, now))
-            if session.acked_counter is not None:
-                patience = self._patience(session)
-                overtaken = [s for s in session.sent.values() if _before16(session.acked_counter, s.counter) > 0]
-                times.extend(s.sent_ms + patience for s in overtaken)
+            times.append(now if session.acked or session.lost else session.look_ms)
         elif session.blocked:
             times.append(session.said_ms + self._rto(session, now))
         return max(0.0, min(times) - now)
@@ -388,29 +393,32 @@ class Link:
             self.state = State.ENDED
             self.events.append(LinkEvent(False, None, f"nothing heard for {self._patience_for(session) / 1000:g} s"))
             return None
-        self._find_lost(session, now)
-        for sent in session.sent.values():
-            if sent.lost:
-                return self._send(session, sent, now)
+        if session.sent and (session.acked or now >= session.look_ms):
+            self._find_lost(session, now)
+        if session.lost:
+            return self._send(session, next(sent for sent in session.sent.values() if sent.lost), now)
         new = self._next(session)
         if new is not None:
             return self._send(session, new, now)
         if session.ack_now or (session.ack_pending and now >= session.ack_ms):
-            return self._frame(session, now, FrameType.ACK)
+            return self._frame(session, now, _ACK)
         ask = session.blocked and not session.sent and now - session.said_ms >= self._rto(session, now)
         if ask or now - session.said_ms >= self.keepalive_ms:
             if ask:
                 session.backoff = min(session.backoff + 1, MAX_BACKOFF)
-            return self._frame(session, now, FrameType.ACK, Flag.ACK_NOW)
+            return self._frame(session, now, _ACK, _ACK_NOW)
         return None
 
     def _send(self, session: _Session, sent: _Sent, now: float) -> Frame:
         message = sent.message
         if sent.tries:
             self.counters.resent += 1
+        if sent.lost:
+            sent.lost = False
+            session.lost -= 1
         sent.tries += 1
-        sent.lost = False
         sent.sent_ms = now
+        session.look_ms = min(session.look_ms, now + self._rto(session, now))
         sent.counter = session.counter
         frame = self._frame(session, now, message.type)
         frame.stream = message.stream
@@ -453,6 +461,8 @@ class Link:
                 arm = self._next_arm(session)
                 count = min(count, self._arm_bytes(arm))
             sent = _Sent(message, message.next, count, session.send_sequence, arm=arm)
+            if not session.sent:
+                session.look_ms = math.inf
             session.sent[sent.sequence] = sent
             session.send_sequence = (session.send_sequence + 1) & 0xFFFF
             message.next += count
@@ -509,15 +519,20 @@ class Link:
     def _find_lost(self, session: _Session, now: float) -> None:
         waiting: list[_Sent] = []
         patience = self._patience(session)
+        session.acked = False
+        session.look_ms = math.inf
         for sent in session.sent.values():
             if sent.lost:
                 continue
             if session.acked_counter is not None:
                 overtaken = _before16(session.acked_counter, sent.counter)
-                if overtaken >= REORDER or (overtaken > 0 and now - sent.sent_ms >= patience):
-                    sent.lost = True
-                    self._note_outcome(session, sent, False)
-                    continue
+                if overtaken > 0:
+                    if overtaken >= REORDER or now - sent.sent_ms >= patience:
+                        sent.lost = True
+                        session.lost += 1
+                        self._note_outcome(session, sent, False)
+                        continue
+                    session.look_ms = min(session.look_ms, sent.sent_ms + patience)
             waiting.append(sent)
         if not waiting:
             return
@@ -529,42 +544,48 @@ class Link:
                 if min(self.window, session.peer.window) < WIDE:
                     self._note_outcome(session, sent, False)
                 sent.lost = sent.late = True
+                session.lost += 1
             session.progress_ms = now
             session.backoff = min(session.backoff + 1, MAX_BACKOFF)
+        session.look_ms = min(session.look_ms, max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now))
 
     # ---- receiving ----
 
     def _take(self, frame: Frame, now: float) -> None:
         self.counters.frames_in += 1
-        if frame.type == FrameType.END:
+        kind = frame.type
+        if kind == _END:
             self._take_end(frame)
             return
-        if frame.version != 1 or frame.flags & ~(Flag.ACK_NOW | Flag.BUSY):
+        if frame.version != 1 or frame.flags & _UNKNOWN:
             self.counters.bad += 1
             return
         session = self._session
-        if frame.type == FrameType.ACCEPT:
+        if kind == _ACCEPT:
             self._take_accept(frame, now)
             return
-        if frame.type == FrameType.ANNOUNCE:
+        if kind == _ANNOUNCE:
             if session is not None:
                 session.said_ms = now - self.keepalive_ms  # is our session still known? the device will say
             elif self.state is State.OPENING:
                 self._open_ms = min(self._open_ms, now)
             return
-        if session is None or frame.session != session.number or frame.session == 0 or frame.type < FrameType.ACK:
+        if session is None or frame.session != session.number or frame.session == 0 or kind < _ACK:
             return
         if _before16(frame.acknowledge, session.send_sequence) > 0:
             self.counters.bad += 1
             return
         session.heard_ms = now
-        session.busy = bool(frame.flags & Flag.BUSY)
+        busy = frame.flags & _BUSY != 0
+        if busy != session.busy:
+            session.busy = busy
+            session.acked = True  # the time-outs change
         if (frame.credit - session.credit_limit) & 0xFFFFFF < 0x800000:
             session.credit_limit = frame.credit
         self._take_ack(session, frame.acknowledge, frame.selective, now)
-        if frame.flags & Flag.ACK_NOW:
+        if frame.flags & _ACK_NOW:
             session.ack_now = True
-        if frame.type >= FrameType.MESSAGE:
+        if kind >= _MESSAGE:
             self._take_message(session, frame, now)
 
     def _take_end(self, frame: Frame) -> None:
@@ -610,8 +631,11 @@ class Link:
             ahead = _before16(sent.sequence, acknowledge)
             if ahead < 0 or (0 < ahead <= 32 and selective >> (ahead - 1) & 1):
                 done.append(sent)
+            elif not selective:
+                break  # they are in order
         for sent in done:
             del session.sent[sent.sequence]
+            session.lost -= sent.lost
             self._note_outcome(session, sent, True)
             sent.message.in_flight -= 1
             if sent.tries == 1 and (newest is None or _before16(sent.counter, newest.counter) > 0):
@@ -621,6 +645,7 @@ class Link:
             if session.acked_counter is None or _before16(sent.counter, session.acked_counter) > 0:
                 session.acked_counter = sent.counter
         if done:
+            session.acked = True
             session.progress_ms = now
             session.backoff = 0
         if newest is not None:
@@ -639,10 +664,10 @@ class Link:
             session.ack_now = True
             return
         count = len(frame.payload)
-        if ahead > 32 or count == 0 or frame.offset + count > frame.length or frame.stream > Stream.LOG:
+        if ahead > 32 or count == 0 or frame.offset + count > frame.length or frame.stream > _LOG:
             self.counters.bad += 1
             return
-        if not self._place(session, frame, Stream(frame.stream)):
+        if not self._place(session, frame, _STREAMS[frame.stream]):
             self.counters.refused += 1
             return
         if ahead > 0:
@@ -672,6 +697,13 @@ class Link:
         if message is None:
             if session.held + frame.length > CREDIT:
                 return False
+            if count == frame.length and ahead == 0:  # whole, and the next one
+                session.take_number[stream] = (frame.message + 1) & 0xFFFF
+                if stream == Stream.BULK:
+                    session.grant = (session.grant + count) & 0xFFFFFF
+                self.messages.append(Message(frame.type, stream, frame.payload))
+                self._deliver(session, stream)
+                return True
             message = _Incoming(frame.type, frame.length, bytearray(frame.length))
             waiting[frame.message] = message
             session.held += frame.length
@@ -680,11 +712,18 @@ class Link:
             return False
         message.data[frame.offset : frame.offset + count] = frame.payload
         message.received += count
-        while True:
+        if ahead == 0 and message.received == message.length:
+            self._deliver(session, stream)
+        return True
+
+    def _deliver(self, session: _Session, stream: Stream) -> None:
+        """Hands out what is whole, in order."""
+        waiting = session.incoming[stream]
+        while waiting:
             number = session.take_number[stream]
             first = waiting.get(number)
             if first is None or first.received != first.length:
-                return True
+                return
             del waiting[number]
             session.held -= first.length
             session.take_number[stream] = (number + 1) & 0xFFFF

@@ -15,7 +15,8 @@ class Transport(Protocol):
     """Bytes in, bytes out.
 
     ``read`` waits for bytes and gives at least one; ``write`` takes all it is given; both raise ``LinkError`` when
-    the way is gone. ``backlog`` is how many bytes written have not left yet, so that the link can wait with more.
+    the way is gone. ``backlog`` is how many bytes written have not left yet, so that the link can wait with more; a
+    transport may say in ``high_water`` how many of them are enough.
     """
 
     @property
