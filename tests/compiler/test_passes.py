@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ def test_no_cut_inside_a_residual_block() -> None:
 def test_a_cut_that_something_else_crosses_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"a cut at 'conv2d_1_out' is not the only tensor.*conv2d_out crosses too"):
         cut_named(residual(), "conv2d_1_out")
+
+
+def test_a_fused_tensor_goes_by_the_first_of_its_names() -> None:
+    graph = residual()
+    for name, fused in (("add_out", "sum;relu"), ("conv2d_out", "stem;relu"), ("reshape_out", "stem;flat")):
+        graph[name].origin = replace(graph[name].origin, name=fused)
+    assert cut_named(graph, "sum").file_name == "sum;relu"
+    with pytest.raises(UsageError, match="no tensor 'stem' to cut at"):
+        cut_named(graph, "stem")  # which one?
 
 
 def test_halves_compute_what_the_whole_does() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tlc.errors import ModelError, UnsupportedOperator, UsageError, nearest
 from tlc.graph import Graph, Node
+from tlc.names import first_name
 from tlc.ops import REGISTRY
 
 __all__ = ["Cut", "cut_named", "legal_cuts", "split"]
@@ -55,7 +56,7 @@ def legal_cuts(graph: Graph) -> list[Cut]:
 
 
 def cut_named(graph: Graph, name: str) -> Cut:
-    """The cut that a user names by a tensor of the model file, or ``none``.
+    """The cut that a user names by a tensor of the model file, by the first of a fused tensor's names, or by ``none``.
 
     Raises:
         UsageError: no such tensor, or no legal cut there.
@@ -65,6 +66,9 @@ def cut_named(graph: Graph, name: str) -> Cut:
     by_name = {cut.file_name: cut for cut in cuts} | {cut.tensor: cut for cut in cuts if cut.tensor}
     if name in by_name:
         return by_name[name]
+    called = [cut for cut in cuts if first_name(cut.file_name) == name]
+    if len(called) == 1:
+        return called[0]
     whole = name == "none"
     origins = {t.origin.name: t for t in graph.tensors.values() if t.origin}
     tensor = origins.get(name) or graph.tensors.get(name)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tlc.names import first_name
+
 if TYPE_CHECKING:
     from tlc.boards import Board
     from tlc.cost import Estimate
@@ -37,7 +39,7 @@ def show_compiled(compiled: Compiled, directory: Path) -> None:
     """The table at the end of ``tlc compile``."""
     bundle, promise, memory = compiled.bundle, compiled.bundle.certificate, compiled.board.memory
     rows = [
-        ["cut", bundle.cut, ""],
+        ["cut", first_name(bundle.cut), ""],
         ["MACs on the device", f"{bundle.macs:,}", f"about {compiled.estimate.instructions:,} instructions"],
         ["weights", f"{promise.packed_bytes:,} B", f"{promise.weight_bytes:,} B before packing"],
         ["flash", f"{promise.flash_bytes:,} B", share(promise.flash_bytes, memory.flash_bytes)],
@@ -91,7 +93,7 @@ def show_plan(rows: list[Estimate]) -> None:
         [
             [
                 "*" if row.pareto else "",
-                row.cut,
+                first_name(row.cut),
                 f"{row.macs:,}",
                 f"{row.instructions:,}",
                 f"{row.flash_bytes:,}{excess(row.over_flash)}",
@@ -154,7 +156,7 @@ def show_bench(result: BenchResult, layers: bool) -> None:
     figures = result.to_json()
     if layers:
         total = max(1, sum(layer.instructions for layer in result.layers))
-        rows = [[layer.name, f"{layer.instructions:,}", f"{layer.instructions / total:.1%}"] for layer in result.layers]
+        rows = [[first_name(layer.name), f"{layer.instructions:,}", f"{layer.instructions / total:.1%}"] for layer in result.layers]
         table("layers", ["layer", "instructions", "share"], rows)
     rows = [
         ["instructions per inference", f"{result.instructions:,}", f"{figures['instructions_per_mac']:.2f} per MAC"],
