@@ -156,7 +156,10 @@ def show_bench(result: BenchResult, layers: bool) -> None:
     figures = result.to_json()
     if layers:
         total = max(1, sum(layer.instructions for layer in result.layers))
-        rows = [[first_name(layer.name), f"{layer.instructions:,}", f"{layer.instructions / total:.1%}"] for layer in result.layers]
+        rows = [
+            [first_name(layer.name), f"{layer.instructions:,}", f"{layer.instructions / total:.1%}"]
+            for layer in result.layers
+        ]
         table("layers", ["layer", "instructions", "share"], rows)
     rows = [
         ["instructions per inference", f"{result.instructions:,}", f"{figures['instructions_per_mac']:.2f} per MAC"],
