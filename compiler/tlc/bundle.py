@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tlc.errors import BundleError
 from tlc.graph import Origin, Quant
+from tlc.learning import Learning
 
 __all__ = ["LEARNED_FILE", "Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "load"]
 
@@ -134,6 +135,8 @@ class Bundle(_Model):
     model_inputs: tuple[str, ...]
     model_outputs: tuple[str, ...]
     learned: tuple[LearnedTensor, ...]
+    learning: Learning | None = None
+    """Where something learns: how."""
     layers: tuple[str, ...]
     message_bytes: int
     macs: int

@@ -215,6 +215,29 @@ def cli() -> None:
     help="RAM that training may take beyond inference; 24K is 24,000.  [default: what the board has left]",
 )
 @click.option("--train-macs", type=Bytes(), metavar="N", help="Multiply-accumulates that a backward pass may take.")
+@click.option(
+    "--train-batch",
+    type=click.Choice(["many", "1"]),
+    default="many",
+    show_default=True,
+    help="Samples in a training step. `many`: gradients are summed up over a batch of any size, 4 bytes a learned element; "
+    "`1`: each tensor is updated inside the backward pass, and its gradient's buffer dies at once.",
+)
+@click.option("--momentum", is_flag=True, help="Keep a velocity for each learned element, 4 bytes: SGD with momentum.")
+@click.option(
+    "--rounding",
+    type=click.Choice(["stochastic", "feedback"]),
+    default="stochastic",
+    show_default=True,
+    help="Of steps below one integer. `stochastic`: up or down at random, right in the mean; `feedback`: what a weight has "
+    "not moved yet is kept, a byte each.",
+)
+@click.option(
+    "--qas/--no-qas",
+    default=True,
+    show_default=True,
+    help="Quantization-aware scaling: a weight's step is divided by its scale. Without it: plain int8 training, to compare.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Same files, same seed: same bytes.")
 @common
 def compile_command(
@@ -229,6 +252,10 @@ def compile_command(
     out: Path | None,
     train_ram: int | None,
     train_macs: int | None,
+    train_batch: Any,
+    momentum: bool,
+    rounding: str,
+    qas: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -237,11 +264,13 @@ def compile_command(
     Writes a PlatformIO project with the device's part in C, host.onnx with the rest, bundle.json, device.tflite and
     report.json.
     """
+    from tlc.learning import Learning
     from tlc.pipeline import Options, compile_model
 
+    learning = Learning(batch=train_batch, momentum=momentum, feedback=rounding == "feedback", qas=qas)
     directory = out or Path("build") / f"{model.stem}-{Path(board).stem}"
     options = Options(
-        model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed, train_ram, train_macs
+        model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed, train_ram, train_macs, learning
     )
     with progress(as_json) as say:
         compiled = compile_model(options, say)

@@ -33,6 +33,7 @@ from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
 from tlc.graph import Graph, Node, Tensor
 from tlc.learn.sensitivity import fisher_scores
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.passes.backward import differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples
@@ -71,6 +72,8 @@ class Options:
     train_ram: int | None = None
     """Bytes of RAM that training may take beyond inference; None: what the board has left."""
     train_macs: int | None = None
+    learning: Learning = field(default_factory=Learning)
+    """How what learns does."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     device = _to_integers(device_float, samples, options, say, warnings)
     say("packing", 0, 1)
     learned, training = _selection(graph, device, board, cut, samples, options, say)
-    program, packing = _program(device, board, options.pack, learned)
+    program, packing = _program(device, board, options.pack, learned, options.learning)
     row = estimate(cut.file_name, program, board, packing, transport)
     _require_fit(row, board)
 
@@ -149,6 +152,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         model_inputs=tuple(_file_name(graph[name]) for name in graph.inputs),
         model_outputs=tuple(_file_name(graph[name]) for name in graph.outputs),
         learned=_learned(program),
+        learning=options.learning if program.learned else None,
         layers=tuple(call.comment.split(":")[0] for call in emission.forward),
         message_bytes=link_message_bytes(device),
         macs=program.macs,
@@ -214,7 +218,7 @@ def _estimates(graph: Graph, board: Board, options: Options, transport: Transpor
         try:
             # What is chosen by its cost comes later; the last layer stands for it.
             learned = parse_spec(device, "last" if options.train in CHOSEN else options.train)
-            program, packing = _program(device, board, options.pack, learned)
+            program, packing = _program(device, board, options.pack, learned, options.learning)
         except UsageError as error:  # nothing can learn there
             refusals.append(error)
             continue
@@ -357,32 +361,32 @@ def _selection(
             chosen = selector.learned(selector.random(options.seed, budget))
         else:
             chosen = parse_spec(device, options.train)
-            differentiate(device, chosen)  # refuses what cannot learn
+            differentiate(device, chosen, options.learning)  # refuses what cannot learn
         training = selector.fixed(chosen, budget)
     return selector.learned(training.chosen), training
 
 
 def _selector(device: Graph, board: Board, cut: Cut, options: Options) -> tuple[Selector, Budget]:
     standalone = cut.tensor is None
-    program, packing = _program(device, board, options.pack, {})
+    program, packing = _program(device, board, options.pack, {}, options.learning)
     frozen = certificate(program, board, packing, standalone)
     scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
 
     def cost(learned: dict[str, str]) -> tuple[int, bool]:
         """Without packing anew what stays frozen."""
         left = {name: size for name, size in scratch.items() if name not in learned}
-        trained = schedule(device, differentiate(device, learned), left)
+        trained = schedule(device, differentiate(device, learned, options.learning), left)
         size = trained.arena_bytes + trained.state_bytes + values_bytes(trained, standalone)
         return size - frozen.arena_bytes - frozen.state_bytes - frozen.values_bytes, True
 
     def exact(learned: dict[str, str]) -> tuple[int, bool]:
-        program, packing = _program(device, board, options.pack, learned)
+        program, packing = _program(device, board, options.pack, learned, options.learning)
         promise = certificate(program, board, packing, standalone)
         return promise.ram_bytes - frozen.ram_bytes, promise.flash_bytes <= board.memory.flash_bytes
 
     left = max(0, board.memory.ram_bytes - frozen.ram_bytes)
     given = left if options.train_ram is None else options.train_ram
-    return Selector(device, cost, exact), Budget(given, options.train_macs)
+    return Selector(device, cost, exact, options.learning), Budget(given, options.train_macs)
 
 
 def _scores(graph: Graph, device: Graph, selector: Selector, samples: Samples, options: Options) -> dict[str, float]:
@@ -404,8 +408,10 @@ def _scores(graph: Graph, device: Graph, selector: Selector, samples: Samples, o
     return {name: scores[other] for name, other in names.items()}
 
 
-def _program(device: Graph, board: Board, mode: PackMode, learned: dict[str, str]) -> tuple[Program, Packing]:
-    plan = differentiate(device, learned) if learned else None
+def _program(
+    device: Graph, board: Board, mode: PackMode, learned: dict[str, str], learning: Learning
+) -> tuple[Program, Packing]:
+    plan = differentiate(device, learned, learning) if learned else None
     program = schedule(device, plan)
     packing = pack(frozen_weights(program, board), mode, DecodeCost(**board.decode.model_dump()))
     scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}

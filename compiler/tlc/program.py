@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tlc.graph import Graph, Node, Shape
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.ops.base import Call
 
@@ -39,14 +40,17 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Learned:
-    """A tensor that learns, and where in the state its parts lie (bytes)."""
+    """A tensor that learns, and where in the state its parts lie (bytes); None: it has no such part."""
 
     tensor: str
     kind: Literal["weight", "bias"]
     node: str
     elements: int
     offset: int
-    accumulator: int
+    accumulator: int | None = None
+    """The sum of its gradients since the last update; without, the sum lies in the arena until the update."""
+    velocity: int | None = None
+    residual: int | None = None
 
 
 @dataclass
@@ -57,12 +61,17 @@ class Program:
     forward: list[Step]
     backward: list[Step] = field(default_factory=list)
     learned: list[Learned] = field(default_factory=list)
+    learning: Learning = field(default_factory=Learning)
+    top: str = ""
+    """Where something learns: the activation whose gradient the backward pass begins with."""
     folded: dict[str, int] = field(default_factory=dict)
     """Per node of which something learns: where in the state its biases lie as kernels read them (bytes)."""
     buffers: dict[str, Buffer] = field(default_factory=dict)
     arena_bytes: int = 0
     state_bytes: int = 0
     param_bytes: int = 0
+    memory_offset: int = 0
+    """Where in the state the optimizer's own memory begins (velocities, residuals), which lies at its end."""
 
     def offset(self, name: str) -> int:
         """Where in the arena a buffer lies."""

@@ -40,6 +40,9 @@ class ReferenceTrainer:
             if axis is not None and node.inputs[1] in self._axes:
                 self._axes[node.inputs[1]] = axis
         self._sums = {name: np.zeros(self._rows(name).shape, np.float32) for name in plan.learned}
+        self._velocities: dict[str, Float] = {}
+        self._residuals: dict[str, NDArray[np.int8]] = {}
+        self.forget()
 
     def forward(self, *inputs: NDArray[np.int8]) -> list[NDArray[np.int8]]:
         """The outputs of one sample: inputs and outputs int8 of (1, …)."""
@@ -50,15 +53,29 @@ class ReferenceTrainer:
         self._values = values
         return [values[name] for name in self.graph.outputs]
 
+    def forget(self) -> None:
+        """Clears the optimizer's memory, as a device does when its learned tensors are replaced."""
+        learning, names = self.plan.learning, self.plan.learned
+        shapes = {name: self._rows(name).shape for name in names}
+        if learning.momentum:
+            self._velocities = {name: np.zeros(shapes[name], np.float32) for name in names}
+        if learning.feedback:
+            self._residuals = {
+                name: np.zeros(shapes[name], np.int8) for name in names if self.graph[name].dtype == "int8"
+            }
+
     def backward(self, gradient: Float) -> None:
         """Adds the gradient of the sample of the last :meth:`forward` to the accumulators.
 
+        Where updates are interleaved on the device it does the same, and :meth:`update` follows each call: a weight's update
+        comes after all that reads its old value, so nothing else tells the two apart.
+
         Args:
-            gradient: float32, d loss / d the reals of the first output, of its shape.
+            gradient: float32, d loss / d the reals of the plan's top, of its shape.
         """
         values, graph = self._values, self.graph
         assert values, "backward comes after forward"
-        top = graph.outputs[0]
+        top = self.plan.top
         gradients: dict[str, Float] = {top: np.array(gradient, np.float32).reshape(graph[top].shape)}
         for node, wanted in self.plan.order:
             dy = gradients.pop(node.output)
@@ -74,8 +91,17 @@ class ReferenceTrainer:
         self._values = {}
         self.samples += 1
 
-    def update(self, learning_rate: float, step: int, seed: int) -> None:
-        """One optimizer step on the gradients accumulated so far, which are cleared."""
+    def update(
+        self,
+        learning_rate: float,
+        step: int,
+        seed: int,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float = 0.0,
+    ) -> None:
+        """One optimizer step on the gradients accumulated so far, which are cleared (:func:`tlc.ops.training.sgd_step`)."""
         assert self.samples, "update comes after backward"
         for salt, name in enumerate(self.plan.learned):
             tensor = self.graph[name]
@@ -89,6 +115,12 @@ class ReferenceTrainer:
                 step=step,
                 seed=seed,
                 salt=salt,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                clip=clip,
+                velocity=self._velocities.get(name),
+                residual=self._residuals.get(name),
+                qas=self.plan.learning.qas,
             )
             tensor.data = np.ascontiguousarray(np.moveaxis(rows, 0, self._axes[name]))
             self._sums[name][...] = 0

@@ -22,7 +22,7 @@ from tlc.bundle import Bundle
 from tlc.errors import DeviceError
 from tlc.hostbuild import build
 
-__all__ = ["Twin", "TwinLibrary", "kept_twin"]
+__all__ = ["OptimizerStep", "Twin", "TwinLibrary", "kept_twin"]
 
 FLASH_DIR = ".flash"
 """In a project: what the twin and the native device keep from run to run."""
@@ -68,6 +68,20 @@ class TwinLibrary:
     def blank_flash(self) -> NDArray[np.uint8]:
         """(2, bytes of a slot): flash for a journal, erased."""
         return np.full((2, self.bundle.journal_slot_bytes), 0xFF, np.uint8)
+
+
+class OptimizerStep(ctypes.Structure):
+    """tlc_step_t: what an optimizer step is told."""
+
+    _fields_ = (
+        ("learning_rate", ctypes.c_float),
+        ("step", ctypes.c_uint32),
+        ("seed", ctypes.c_uint32),
+        ("momentum", ctypes.c_float),
+        ("weight_decay", ctypes.c_float),
+        ("clip", ctypes.c_float),
+        ("max_norm", ctypes.c_float),
+    )
 
 
 class Twin:
@@ -138,19 +152,31 @@ class Twin:
         parts = np.split(out, np.cumsum(sizes)[:-1], axis=1)
         return [part.reshape(count, *edge.shape[1:]) for part, edge in zip(parts, self.bundle.outputs, strict=True)]
 
-    def backward(self, gradient: NDArray[np.float32]) -> None:
-        """Adds the gradient of the sample of the last :meth:`forward`, which must have been of one sample."""
+    def backward(self, gradient: NDArray[np.float32], step: OptimizerStep | None = None) -> None:
+        """Adds the gradient of the sample of the last :meth:`forward`, which must have been of one sample.
+
+        Args:
+            gradient: float32, at the output, or where the loss is on the device before its softmax.
+            step: where updates are interleaved, what they are told.
+        """
         gradient = np.ascontiguousarray(gradient, np.float32)
         assert gradient.size == self._c.tlc_twin_gradient_elements(), "a gradient of another shape"
-        self._check(self._c.tlc_twin_backward(self._memory, _pointer(gradient)))
+        told = ctypes.byref(step) if step is not None else None
+        self._check(self._c.tlc_twin_backward(self._memory, _pointer(gradient), told))
 
-    def update(self, learning_rate: float, step: int, seed: int) -> None:
+    def update(
+        self,
+        learning_rate: float,
+        step: int,
+        seed: int,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float = 0.0,
+    ) -> None:
         """One optimizer step on the gradients accumulated so far."""
-        self._check(
-            self._c.tlc_twin_update(
-                self._memory, ctypes.c_float(learning_rate), ctypes.c_uint32(step), ctypes.c_uint32(seed)
-            )
-        )
+        told = OptimizerStep(learning_rate, step, seed, momentum, weight_decay, clip, 0.0)
+        self._check(self._c.tlc_twin_update(self._memory, ctypes.byref(told)))
 
     def params(self) -> dict[str, NDArray[Any]]:
         """The learned tensors' integers, by name."""

@@ -438,8 +438,9 @@ static void take_backward(tlc_device_t *device) {
     const tlc_link_message_t *held = &device->held;
     const tlc_common_t common = tlc_common_get(held->header);
     const uint32_t of = tlc_get_u32(held->header + TLC_BACKWARD_FORWARD);
-    if (!model->backward || !model->gradient) {
-        say_error(device, TLC_ERR_STATE, "this model is frozen");
+    if (!model->update || !model->gradient) {
+        say_error(device, TLC_ERR_STATE,
+                  model->backward ? "this model updates while it goes back: send TRAIN" : "this model is frozen");
         return;
     }
     if (of != 0 && of == device->backward) {
@@ -464,7 +465,7 @@ static void take_backward(tlc_device_t *device) {
     }
     const uint32_t began = begin_work(device);
     const uint64_t start = ticks(device);
-    status = model->backward(&device->ctx);
+    status = model->backward(&device->ctx, NULL);
     device->backward_ticks = ticks(device) - start;
     end_work(device, began);
     device->keep = false;
@@ -533,8 +534,9 @@ static void diverged(tlc_device_t *device, const char *how) {
 static void take_step(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
     const tlc_common_t common = tlc_common_get(device->held.header);
-    const tlc_step_t step = {tlc_get_f32(device->held.header + TLC_STEP_RATE), common.step,
-                             tlc_get_u32(device->held.header + TLC_STEP_SEED)};
+    const tlc_step_t step = {.learning_rate = tlc_get_f32(device->held.header + TLC_STEP_RATE),
+                             .step = common.step,
+                             .seed = tlc_get_u32(device->held.header + TLC_STEP_SEED)};
     if (!model->update) {
         say_error(device, TLC_ERR_STATE, "this model is frozen");
         return;

@@ -12,13 +12,14 @@ from train_twin import build_twin, integer, layers, smooth
 
 from tlc.errors import UsageError
 from tlc.graph import Graph
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.ops.training import sgd_step
 from tlc.passes.backward import differentiate, last_layer
 from tlc.passes.schedule import gradient_name, schedule
 from tlc.passes.select import parse_spec
 from tlc.reference_train import ReferenceTrainer
-from tlc.twin import Twin
+from tlc.twin import OptimizerStep, Twin
 
 STEPS = 100
 
@@ -31,12 +32,15 @@ def int8_net(name: str) -> tuple[Graph, np.ndarray]:
     return graph, quant.quantize(images)
 
 
-def follow(graph: Graph, twin: Twin, trainer: ReferenceTrainer, images: np.ndarray, batch: int, steps: int) -> None:
+def follow(
+    graph: Graph, twin: Twin, trainer: ReferenceTrainer, images: np.ndarray, batch: int, steps: int, **settings: float
+) -> None:
     """Trains both on the same gradients: float32 ones and int8 ones with a scale by turns."""
     rng = np.random.default_rng(batch)
-    top = graph[graph.outputs[0]]
+    top = graph[trainer.plan.top]
     first = trainer.params()
     for step in range(1, steps + 1):
+        told = OptimizerStep(0.01, step, 5, **settings) if trainer.plan.learning.interleaved else None
         for _ in range(batch):
             image = images[rng.integers(len(images))][None]
             (ours,), (theirs,) = trainer.forward(image), twin.forward(image)
@@ -44,10 +48,11 @@ def follow(graph: Graph, twin: Twin, trainer: ReferenceTrainer, images: np.ndarr
             gradient = rng.standard_normal(top.shape).astype(np.float32) * np.float32(0.1)
             if step % 2:
                 gradient = np.float32(0.003) * rng.integers(-127, 128, top.shape).astype(np.float32)
-            twin.backward(gradient)
+            twin.backward(gradient, told)
             trainer.backward(gradient)
-        twin.update(0.01, step, 5)
-        trainer.update(0.01, step, 5)
+        if told is None:
+            twin.update(0.01, step, 5, **settings)
+        trainer.update(0.01, step, 5, **settings)
         params = twin.params()
         for name, value in trainer.params().items():
             assert np.array_equal(value, params[name]), f"{name} after step {step}"
@@ -61,6 +66,48 @@ def test_every_layer_learns_alike(name: str, tmp_path: Path) -> None:
     library, plan = build_twin(graph, layers(graph), tmp_path / "project")
     follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch=1, steps=STEPS)
     follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch=4, steps=10)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_interleaved_updates_are_those_of_a_batch_of_one(name: str, tmp_path: Path) -> None:
+    """No tensor is read after its update, though its gradient's buffer is another's meanwhile."""
+    graph, images = int8_net(name)
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=Learning(batch="1"))
+    follow(graph, library.create(), ReferenceTrainer(graph, plan), images, batch=1, steps=STEPS)
+    one, many = (schedule(graph, differentiate(graph, layers(graph), Learning(batch=batch))) for batch in ("1", "many"))
+    sums = 4 * sum(entry.elements for entry in one.learned)
+    assert many.state_bytes - one.state_bytes in range(sums - 15, sums + 16)
+    assert one.arena_bytes + one.state_bytes < many.arena_bytes + many.state_bytes
+
+
+OPTIMIZERS = {
+    "momentum": (Learning(momentum=True), {"momentum": 0.9}),
+    "momentum, interleaved": (Learning("1", momentum=True), {"momentum": 0.9, "weight_decay": 0.3}),
+    "feedback": (Learning(feedback=True), {"weight_decay": 0.5}),
+    "all": (Learning("1", momentum=True, feedback=True), {"momentum": 0.9, "weight_decay": 0.3, "clip": 0.05}),
+    "clipping": (Learning(), {"clip": 0.05}),
+    "plain int8": (Learning(qas=False), {}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_optimizers_step_alike(case: str, tmp_path: Path) -> None:
+    learning, settings = OPTIMIZERS[case]
+    graph, images = int8_net("depthwise")
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=learning)
+    trainer = ReferenceTrainer(graph, plan)
+    batch = 1 if learning.interleaved else 2
+    if not learning.qas:  # whose steps are far below one integer here
+        first = trainer.params()
+        twin = library.create()
+        trainer.forward(images[:1]), twin.forward(images[:1])
+        gradient = np.full(graph[plan.top].shape, 1e4, np.float32)
+        twin.backward(gradient), trainer.backward(gradient)
+        twin.update(1.0, 1, 3), trainer.update(1.0, 1, 3)
+        assert all(np.array_equal(value, twin.params()[name]) for name, value in trainer.params().items())
+        assert any(not np.array_equal(value, first[name]) for name, value in trainer.params().items())
+        return
+    follow(graph, library.create(), trainer, images, batch=batch, steps=STEPS, **settings)
 
 
 @pytest.mark.parametrize("spec", ["last", "bias", "conv2d_weight_[12]", "conv2d.weight,dense.bias"])

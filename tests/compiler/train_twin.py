@@ -15,6 +15,7 @@ from tlc.bundle import Bundle, EdgeTensor, LearnedTensor
 from tlc.codegen.project import Settings, emit, render_model, write_project
 from tlc.cost import certificate, frozen_weights, link_message_bytes
 from tlc.graph import Graph
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.ops.base import Activation
 from tlc.passes.backward import Plan, differentiate
@@ -27,11 +28,15 @@ from tlc.twin import TwinLibrary
 
 
 def build_twin(
-    graph: Graph, learned: dict[str, str], directory: Path, mode: PackMode = "none"
+    graph: Graph,
+    learned: dict[str, str],
+    directory: Path,
+    mode: PackMode = "none",
+    learning: Learning | None = None,
 ) -> tuple[TwinLibrary, Plan]:
     """Compiles the graph under UBSan, as ``tlc compile`` would."""
     board = boards.load("native")
-    plan = differentiate(graph, learned)
+    plan = differentiate(graph, learned, learning)
     packing = pack(frozen_weights(schedule(graph, plan), board), mode)
     scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
     program = schedule(graph, plan, scratch)
@@ -61,6 +66,7 @@ def build_twin(
             )
             for entry in program.learned
         ),
+        learning=plan.learning,
         layers=tuple(call.comment for call in emission.forward),
         message_bytes=link_message_bytes(graph),
         macs=program.macs,

@@ -47,7 +47,8 @@ static tlc_status_t small_forward(tlc_ctx_t *ctx) {
     return TLC_OK;
 }
 
-static tlc_status_t small_backward(tlc_ctx_t *ctx) {
+static tlc_status_t small_backward(tlc_ctx_t *ctx, const tlc_step_t *step) {
+    (void)step;
     if (!ctx->has_forward) {
         return TLC_ERR_STATE;
     }

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc.ops.base import Accumulator, Address, Bias, Grad, Param, Rows, Scratch, Table
+from tlc.passes.backward import UPDATE
 from tlc.passes.pack import Packing
-from tlc.passes.schedule import gradient_name, scratch_name
+from tlc.passes.schedule import gradient_name, scratch_name, sum_name
 from tlc.program import Program, Step, align
 
 __all__ = ["Array", "CCall", "Emitter", "c_array", "c_float", "identifier"]
@@ -53,6 +54,8 @@ class CCall:
     before: list[str] = field(default_factory=list)
     text: str = ""
     layer: int = -1
+    updates: str = ""
+    """The learned tensor of which this is the update."""
 
 
 def identifier(text: str) -> str:
@@ -122,6 +125,10 @@ class Emitter:
     def _call(self, step: Step, comment: str, layer: int) -> CCall:
         call = step.call
         assert call is not None
+        if call.function == UPDATE:
+            (arg,) = call.args
+            assert isinstance(arg, Accumulator)
+            return CCall(step.name, f"update of {arg.tensor}", updates=arg.tensor)
         out = CCall(step.name, comment, call.struct, layer=layer)
         for key, value in call.fields.items():
             out.fields.append((key, self._field(step, value)))
@@ -134,9 +141,14 @@ class Emitter:
             elif isinstance(arg, Rows):
                 arguments.append(self._rows(step, arg, out, scratch))
                 packed = self.packing.weights.get(arg.tensor)
-                scratch += align(packed.scratch_bytes) if packed else 0
+                scratch += align(arg.ahead * packed.scratch_bytes) if packed else 0
             else:
                 arguments.append(self._argument(step, arg))
+        if self.program.learning.interleaved:
+            for arg in call.args:
+                if isinstance(arg, Accumulator):  # the kernels add
+                    size = 4 * self.learned[arg.tensor].elements
+                    out.before.append(f"memset(a + {self.program.offset(sum_name(arg.tensor))}, 0, {size});")
         head = [f"&{step.name}"] if call.struct else []
         out.text = f"{call.function}({', '.join([*head, *arguments])});"
         return out
@@ -155,13 +167,19 @@ class Emitter:
             const = "" if arg.is_output else "const "
             return f"({const}float *)(a + {self.program.offset(gradient_name(arg.tensor))})"
         if isinstance(arg, Accumulator):
-            return f"(float *)(state + {self.learned[arg.tensor].accumulator})"
+            return self.accumulator(arg.tensor)
         if isinstance(arg, Param):
             return f"(const int8_t *)(state + {self.learned[arg.tensor].offset})"
         if isinstance(arg, Bias) and step.node.name in self.program.folded:
             return f"(const int32_t *)(state + {self.program.folded[step.node.name]})"
         suffix = "bias" if isinstance(arg, Bias) else arg.suffix
         return self.add_array(f"{step.name}_{suffix}", arg.values, f"{step.node.op} '{step.node.name}'")
+
+    def accumulator(self, tensor: str) -> str:
+        """Where a learned tensor's gradient is summed up: in the state, or in the arena."""
+        at = self.learned[tensor].accumulator
+        where = f"a + {self.program.offset(sum_name(tensor))}" if at is None else f"state + {at}"
+        return f"(float *)({where})"
 
     def address(self, tensor: str, is_output: bool) -> str:
         """An activation in the arena, or a constant in flash."""

@@ -24,6 +24,7 @@ from tlc.cost import journal_slot_bytes
 from tlc.errors import OutputError
 from tlc.graph import Tensor
 from tlc.ops.base import Bias
+from tlc.ops.training import integer_steps
 from tlc.passes.pack import Packing, table_arrays
 from tlc.passes.schedule import gradient_name
 from tlc.program import Program, Step
@@ -137,7 +138,7 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
         **_common(settings),
     }
     if program.learned:
-        top = graph[graph.outputs[0]]
+        top = graph[program.top]
         context["gradient"] = {
             **_edge(top, program.offset(gradient_name(top.name))),
             "name": gradient_name(top.name),
@@ -297,8 +298,15 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
         weight = learned.kind == "weight"
         values = emitter.learned_rows[learned.tensor] if weight else program.graph.data(learned.tensor)
         name = f"u{number:02}_{identifier(learned.tensor)}"
-        inverse = (1.0 / tensor.quant.scale.astype(np.float64)).astype(np.float32)
-        table = emitter.add_array(f"{name}_inverse_scale", inverse, f"1 / scale of {learned.tensor}")
+        unit = integer_steps(tensor.quant.scale, program.learning.qas)
+        what = "1 / scale" if program.learning.qas else "scale"
+        table = emitter.add_array(f"{name}_unit", unit, f"{what} of {learned.tensor}")
+        kept = f"(float *)(state + {learned.velocity})" if learned.velocity is not None else "NULL"
+        if weight:
+            kept += f", (int8_t *)(state + {learned.residual})" if learned.residual is not None else ", NULL"
+        function, c_type = ("tlc_sgd_s8", "int8_t") if weight else ("tlc_sgd_s32", "int32_t")
+        values_at, sums = f"({c_type} *)(state + {learned.offset})", emitter.accumulator(learned.tensor)
+        samples = "1" if program.learning.interleaved else "ctx->samples"
         initial = emitter.add_array(f"{name}_initial", values, f"{learned.tensor} as trained before")
         rows = len(values)
         updates.append(
@@ -308,16 +316,16 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
                 "tensor": learned.tensor,
                 "offset": learned.offset,
                 "elements": learned.elements,
-                "accumulator": learned.accumulator,
+                "accumulator": "TLC_NO_ACCUMULATOR" if learned.accumulator is None else learned.accumulator,
+                "sums": sums,
                 "initial": initial,
-                "function": "tlc_sgd_s8" if weight else "tlc_sgd_s32",
-                "c_type": "int8_t" if weight else "int32_t",
+                "call": f"{function}(&{name}, {values_at}, {sums}, {kept}, step, {samples});",
                 "dtype": "TLC_S8" if weight else "TLC_S32",
                 "fields": [
                     ("rows", rows),
                     ("row_elements", learned.elements // rows),
-                    ("per_channel", int(len(inverse) > 1)),
-                    ("inverse_scale", table),
+                    ("per_channel", int(len(unit) > 1)),
+                    ("unit", table),
                     ("salt", number),
                 ],
             }

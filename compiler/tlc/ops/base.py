@@ -117,7 +117,7 @@ class Grad:
 
 @dataclass(frozen=True)
 class Accumulator:
-    """The float32 gradient, summed over samples, of a learned tensor; in the state."""
+    """The float32 gradient of a learned tensor: in the state, summed over samples; or in the arena, of this sample."""
 
     tensor: str
 

@@ -25,6 +25,7 @@ __all__ = [
     "convolution_calls",
     "copy_call",
     "exp_f32",
+    "integer_steps",
     "mask",
     "mask_call",
     "move_call",
@@ -32,6 +33,8 @@ __all__ = [
     "real_range",
     "round_stochastically",
     "sgd_step",
+    "sqrt_f32",
+    "sum_of_squares",
     "sum_rows",
     "weight_scale",
 ]
@@ -289,24 +292,89 @@ def round_stochastically(x: Float, random: NDArray[np.uint32]) -> NDArray[np.int
     return whole.astype(np.int64) + up
 
 
+def sqrt_f32(x: float | np.float32) -> np.float32:
+    """The square root, operation by operation as ``firmware/src/train/sqrt_f32.h``; 0 where x is not above 0."""
+    x = np.float32(x)
+    if not x > 0:
+        return np.float32(0)
+    y = (np.array([x]).view(np.uint32) // np.uint32(2) + np.uint32(0x1FBD1DF5)).view(np.float32)[0]
+    with np.errstate(all="ignore"):
+        for _ in range(4):
+            y = np.float32(0.5) * (y + x / y)
+    return np.float32(y)
+
+
+def sum_of_squares(values: Float) -> np.float32:
+    """Σ v² in the order of the elements, in float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = values.ravel().astype(np.float32) ** 2
+        return np.float32(np.cumsum(squares, dtype=np.float32)[-1] if squares.size else 0)
+
+
+def integer_steps(scale: Float, qas: bool) -> Float:
+    """Steps of an integer per unit of rate · d loss / d real.
+
+    With quantization-aware scaling 1 / s: the dequantized weight s · w moves by rate · its gradient. With respect to the
+    integer the same is rate · s⁻² · d loss / dw, as MCUNetV3 writes it (Lin et al., arXiv 2206.15472, section 2.1), for a
+    bias (s_w · s_x)⁻². Without, s: the integer moves by rate · d loss / dw = rate · s · d loss / d(s · w).
+    """
+    return (1.0 / scale.astype(np.float64)).astype(np.float32) if qas else scale.astype(np.float32)
+
+
 def sgd_step(
-    value: Array, gradient: Float, scale: Float, *, learning_rate: float, samples: int, step: int, seed: int, salt: int
+    value: Array,
+    gradient: Float,
+    scale: Float,
+    *,
+    learning_rate: float,
+    samples: int,
+    step: int,
+    seed: int,
+    salt: int,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    clip: float = 0.0,
+    velocity: Float | None = None,
+    residual: Array | None = None,
+    qas: bool = True,
 ) -> Array:
-    """Plain SGD on a tensor's integers, laid out one row an output channel.
+    """A step on a tensor's integers, laid out one row an output channel; ``firmware/src/train/sgd.c``.
 
     Args:
         value: (rows, …) int8 weights or (rows,) int32 biases.
         gradient: float32 of the same shape, summed over ``samples``.
         scale: float32, (rows,) or (1,): the real of one integer step.
+        weight_decay: of weights; biases have none.
+        clip: longest mean gradient, to which a longer one is scaled down; 0: any.
+        velocity: float32 of the same shape, updated in place; None: no momentum.
+        residual: int8 of the same shape, updated in place: what weights have not moved yet, in units of 1/256; None: steps
+            are rounded stochastically.
+        qas: quantization-aware scaling.
     """
     rows = len(value)
-    inverse = (1.0 / scale.astype(np.float64)).astype(np.float32)
     rate = np.float32(learning_rate) / np.float32(samples)
-    factor = np.broadcast_to(rate * inverse, (rows,)).reshape(rows, *[1] * (value.ndim - 1))
-    random = random_words(seed, step, salt, value.size).reshape(value.shape)
-    moved = value.astype(np.int64) - round_stochastically((factor * gradient).astype(np.float32), random)
+    if clip > 0:
+        norm, most = sqrt_f32(sum_of_squares(gradient)), np.float32(clip) * np.float32(samples)
+        if norm > most:
+            rate = rate * (most / norm)
+    factor = np.broadcast_to(rate * integer_steps(scale, qas), (rows,)).reshape(rows, *[1] * (value.ndim - 1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        move = (factor * gradient).astype(np.float32)
+        decay = np.float32(learning_rate) * np.float32(weight_decay)
+        if decay > 0 and value.dtype == np.int8:
+            move = move + decay * value.astype(np.float32)
+        if velocity is not None:
+            move = np.float32(momentum) * velocity + move
+            velocity[...] = np.where(np.isnan(move), np.float32(0), move)
+        random = random_words(seed, step, salt, value.size).reshape(value.shape)
+        if residual is not None and value.dtype == np.int8:
+            exact = round_stochastically(move * np.float32(256), random) + residual
+            whole = (exact + 128) >> 8
+            residual[...] = exact - (whole << 8)
+        else:
+            whole = round_stochastically(move, random)
     limit = 127 if value.dtype == np.int8 else 1 << 30
-    stepped: Array = np.clip(moved, -limit, limit).astype(value.dtype)
+    stepped: Array = np.clip(value.astype(np.int64) - whole, -limit, limit).astype(value.dtype)
     return stepped
 
 

@@ -2,20 +2,27 @@
 """The backward graph: which C calls lead from the gradient at the cut to every tensor that learns.
 
 Only what leads to a learned tensor is computed. Calls stand in the order in which they run.
+
+Where updates are interleaved, the gradient of a learned tensor lives from the call that computes it to its update. A bias is
+updated at once: nothing reads it in the backward pass. A weight is updated after its layer's input gradient, which wants the
+weights of the forward pass; it cannot come before the weight's gradient, since it rescales the output's gradient in place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tlc.errors import UsageError
 from tlc.graph import Graph, Node
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
-from tlc.ops.base import Call, Grad
+from tlc.ops.base import Accumulator, Call, Grad
 
-__all__ = ["Plan", "differentiate", "last_layer"]
+__all__ = ["UPDATE", "Plan", "differentiate", "last_layer"]
 
 COPY = "tlc_copy_grad_f32"
+UPDATE = "update"
+"""The function of a call that stands for an update of the learned tensor whose accumulator is its argument."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class Plan:
     """Activations whose gradient is the same bytes as another's: through a reshape, a residual addition, a clamp."""
     order: tuple[tuple[Node, frozenset[int]], ...] = ()
     """The nodes of the backward pass, each with the inputs whose gradients it gives."""
+    learning: Learning = field(default_factory=Learning)
+    top: str = ""
+    """The activation whose gradient is handed in, or computed by the loss."""
 
 
 def last_layer(graph: Graph) -> dict[str, str]:
@@ -42,18 +52,23 @@ def last_layer(graph: Graph) -> dict[str, str]:
     )
 
 
-def differentiate(graph: Graph, learned: dict[str, str]) -> Plan:
+def differentiate(graph: Graph, learned: dict[str, str], learning: Learning | None = None) -> Plan:
     """The backward pass for the learned tensors of an integer graph with one output.
+
+    Args:
+        learning: the options of the training; None: gradients are summed up, the gradient at the output is handed in.
 
     Raises:
         UsageError: an operator between the output and a learned tensor has no gradient, a learned tensor belongs to
             several layers, or the output does not depend on it.
     """
-    leads = _leads(graph, learned)
+    learning = learning or Learning()
+    top = graph.outputs[0]
+    leads = _leads(graph, learned, top)
     calls: list[tuple[Node, Call]] = []
     order: list[tuple[Node, frozenset[int]]] = []
     aliases: dict[str, str] = {}
-    has_gradient = set(graph.outputs[:1]) & leads
+    has_gradient = {top} & leads
     for node in reversed(graph.nodes):
         if node.output not in has_gradient:
             continue
@@ -73,13 +88,28 @@ def differentiate(graph: Graph, learned: dict[str, str]) -> Plan:
             source, target = (_tensor(arg) for arg in copied.args)
             aliases[target] = source
             made = [call for call in made if call is not copied]
-        calls += [(node, call) for call in made]
+        calls += [(node, call) for call in (_with_updates(made) if learning.interleaved else made)]
         order.append((node, wanted))
         has_gradient.update(node.inputs[index] for index in wanted)
-    return Plan(learned, tuple(calls), aliases, tuple(order))
+    return Plan(learned, tuple(calls), aliases, tuple(order), learning, top)
 
 
-def _leads(graph: Graph, learned: dict[str, str]) -> set[str]:
+def _with_updates(calls: list[Call]) -> list[Call]:
+    """A layer's calls, the update of its bias behind its gradient, that of its weight behind all."""
+    result: list[Call] = []
+    late: list[Call] = []
+    for call in calls:
+        result.append(call)
+        sums = [arg for arg in call.args if isinstance(arg, Accumulator)]
+        updates = [Call(UPDATE, "", {}, (arg,)) for arg in sums]
+        if call.function == "tlc_bias_grad_f32":
+            result += updates
+        else:
+            late += updates
+    return result + late
+
+
+def _leads(graph: Graph, learned: dict[str, str], top: str) -> set[str]:
     """The tensors through which a learned tensor influences the output, the learned ones included."""
     for name in learned:
         readers = [node.name for node in graph.consumers(name)]
@@ -92,14 +122,14 @@ def _leads(graph: Graph, learned: dict[str, str]) -> set[str]:
     for node in graph.nodes:
         if leads & set(node.inputs):
             leads.update(node.outputs)
-    reached = set(graph.outputs[:1])  # what influences the output
+    reached = {top}  # what influences the loss
     for node in reversed(graph.nodes):
         if node.output in reached:
             reached.update(node.inputs)
     for name in learned:
         if name not in reached:
             raise UsageError(
-                f"it cannot learn: the gradient comes in at '{graph.outputs[0]}', which does not depend on it",
+                f"it cannot learn: the gradient comes in at '{top}', which does not depend on it",
                 where=f"tensor '{name}'",
                 remedy="leave it out of --train",
             )

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from tlc.graph import Graph, Node
 from tlc.ops import REGISTRY
-from tlc.ops.base import Address, Call, Grad, Rows, Scratch
+from tlc.ops.base import Accumulator, Address, Call, Grad, Rows, Scratch
 from tlc.passes.backward import Plan
 from tlc.passes.memory import place
 from tlc.program import Buffer, Learned, Program, Step, align
 
-__all__ = ["gradient_name", "schedule", "scratch_name"]
+__all__ = ["gradient_name", "schedule", "scratch_name", "sum_name"]
 
 
 def gradient_name(tensor: str) -> str:
     """The buffer of an activation's gradient."""
     return f"d({tensor})"
+
+
+def sum_name(tensor: str) -> str:
+    """The buffer of a learned tensor's gradient, where updates are interleaved."""
+    return f"sum({tensor})"
 
 
 def scratch_name(step: str) -> str:
@@ -44,6 +50,8 @@ def schedule(graph: Graph, plan: Plan | None = None, packed: Mapping[str, int] |
         for index, (node, call) in enumerate(plan.calls):
             backward.append(Step(f"g{index:02}_{_identifier(call.function)}", node, call, 0))
     program = Program(graph, forward, backward)
+    if plan:
+        program.learning, program.top = plan.learning, plan.top
     _lay_out_state(program, plan)
     _find_lives(program, packed or {}, plan.aliases if plan else {})
     program.arena_bytes = place(program.buffers.values())
@@ -60,7 +68,8 @@ def _identifier(text: str) -> str:
 
 
 def _lay_out_state(program: Program, plan: Plan | None) -> None:
-    """State = learned tensors (what the host may read and write), then folded biases, then accumulators."""
+    """State = learned tensors (what the host may read and write), then folded biases, then accumulators (where gradients
+    are summed over samples), and last the optimizer's own memory: velocities, residuals."""
     if plan is None:
         return
     graph = program.graph
@@ -75,18 +84,26 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
         if any(name in offsets for name in node.inputs[1:]):
             program.folded[node.name] = offset
             offset += 4 * graph[node.output].shape[-1]
+    parts: dict[str, dict[str, int]] = {name: {} for name in names}
+    if not plan.learning.interleaved:
+        for name in names:
+            parts[name]["accumulator"] = offset
+            offset += 4 * graph[name].elements
+    program.memory_offset = offset
+    if plan.learning.momentum:
+        for name in names:
+            parts[name]["velocity"] = offset
+            offset += 4 * graph[name].elements
+    if plan.learning.feedback:
+        for name in names:
+            if graph[name].dtype == "int8":
+                parts[name]["residual"] = offset
+                offset += graph[name].elements
     for name in names:
+        kind: Literal["weight", "bias"] = "weight" if graph[name].dtype == "int8" else "bias"
         program.learned.append(
-            Learned(
-                name,
-                "weight" if graph[name].dtype == "int8" else "bias",
-                plan.learned[name],
-                graph[name].elements,
-                offsets[name],
-                offset,
-            )
+            Learned(name, kind, plan.learned[name], graph[name].elements, offsets[name], **parts[name])
         )
-        offset += 4 * graph[name].elements
     program.state_bytes = align(offset)
 
 
@@ -103,9 +120,9 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
     for name in graph.outputs:
         _touch(buffers, name, len(program.forward))
     if program.backward:
-        top = gradient_name(graph.outputs[0])
+        top = gradient_name(program.top)
         # The host's gradient arrives between the passes: it must not lie on anything the backward pass still reads.
-        buffers[top] = Buffer(top, 4 * graph[graph.outputs[0]].elements, len(program.forward), len(program.forward))
+        buffers[top] = Buffer(top, 4 * graph[program.top].elements, len(program.forward), len(program.forward))
     for number, step in enumerate(program.backward, len(program.forward)):
         assert step.call is not None
         for arg in step.call.args:
@@ -113,6 +130,9 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
                 _touch(buffers, arg.tensor, number)
             if isinstance(arg, Grad):
                 _touch(buffers, _add_gradient(program, arg.tensor, number, aliases), number)
+            if isinstance(arg, Accumulator) and program.learning.interleaved:
+                name = sum_name(arg.tensor)
+                buffers.setdefault(name, Buffer(name, 4 * graph[arg.tensor].elements, number, number)).last = number
         _add_scratch(program, step, number, packed)
     assert all(buffer.last <= end for buffer in buffers.values())
     _check_shares(program)

@@ -20,6 +20,7 @@ import numpy as np
 
 from tlc.errors import FitError, UsageError
 from tlc.graph import Graph
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.passes.backward import Plan, differentiate
 from tlc.passes.select import learnable
@@ -109,13 +110,17 @@ class Selector:
         graph: integer, device side only.
         cost: bytes of a selection, quickly.
         exact: the same once more for the selection that was found, exactly, and whether flash suffices; None: ``cost`` is.
+        learning: what an element takes beside its integer; None: an accumulator.
 
     Raises:
         UsageError: nothing can learn.
     """
 
-    def __init__(self, graph: Graph, cost: CostOf, exact: CostOf | None = None) -> None:
+    def __init__(
+        self, graph: Graph, cost: CostOf, exact: CostOf | None = None, learning: Learning | None = None
+    ) -> None:
         self.graph = graph
+        self._learning = learning or Learning()
         self._cost = cost
         self._exact = exact or cost
         self._known: dict[frozenset[str], Cost] = {}
@@ -125,7 +130,7 @@ class Selector:
         refusal = UsageError("nothing can learn: the device segment has no layer with weights", where="--train")
         for name, (node, _) in learnable(graph).items():
             try:
-                differentiate(graph, {name: node})
+                differentiate(graph, {name: node}, self._learning)
             except UsageError as error:
                 refusal = error
             else:
@@ -158,7 +163,7 @@ class Selector:
         if names not in known:
             learned = self.learned(names)
             size, fits = price(learned) if learned else (0, True)
-            macs = backward_macs(self.graph, differentiate(self.graph, learned)) if learned else 0
+            macs = backward_macs(self.graph, differentiate(self.graph, learned, self._learning)) if learned else 0
             known[names] = Cost(size, macs, fits)
         return known[names]
 
@@ -311,8 +316,9 @@ class Selector:
         return frozenset(kept)
 
     def _state_bytes(self, name: str) -> int:
-        """The tensor and its accumulator."""
-        return self.graph[name].bytes + 4 * self.graph[name].elements
+        """The tensor, its accumulator, and what the optimizer keeps of it."""
+        tensor = self.graph[name]
+        return tensor.bytes + self._learning.state_bytes(tensor.dtype == "int8") * tensor.elements
 
     def _own_bytes(self, name: str) -> int:
         """What a tensor takes by itself, for ranking: its state, and for a weight the input that is saved."""

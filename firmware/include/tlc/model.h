@@ -38,7 +38,7 @@ typedef struct {
     uint32_t elements;    /* of `dtype` */
     uint8_t dtype;        /* TLC_S8: weights, TLC_S32: biases (true ones: the zero point is not folded in) */
     uint32_t accumulator; /* bytes from the start of the state: (elements) float32, the sum of the gradients since the
-                             last update; TLC_NO_ACCUMULATOR: there is none */
+                             last update; TLC_NO_ACCUMULATOR: updates are interleaved, there is none */
     const void *initial;  /* (elements) of `dtype`: the values in flash; NULL: zeros */
 } tlc_param_t;
 
@@ -49,6 +49,10 @@ typedef struct {
     float learning_rate;
     uint32_t step; /* counts from 1; seeds the stochastic rounding together with `seed` */
     uint32_t seed;
+    float momentum;     /* of the velocities, where the model keeps them */
+    float weight_decay; /* of weights, not of biases; 0: none */
+    float clip;         /* longest mean gradient of a tensor, to which longer ones are scaled down; 0: any */
+    float max_norm; /* where updates are interleaved: bound on the norm of the sample's gradient; 0: any finite one */
 } tlc_step_t;
 
 typedef struct tlc_ctx tlc_ctx_t;
@@ -57,7 +61,8 @@ typedef struct tlc_model {
     const char *name;
     uint8_t bundle_hash[TLC_HASH_BYTES];
     uint32_t arena_bytes; /* activations, gradients and scratch; contents do not outlive a call pair */
-    uint32_t state_bytes; /* learned tensors, what is derived from them, accumulators; 0 for a frozen model */
+    uint32_t state_bytes; /* learned tensors, what is derived from them, accumulators, the optimizer's memory; 0 for a
+                             frozen model */
     uint32_t param_bytes; /* the leading part of the state that `params` describe */
     uint16_t layer_count;
     uint8_t input_count;
@@ -69,13 +74,17 @@ typedef struct tlc_model {
     const tlc_tensor_t *gradient;   /* float32, d loss / d outputs[0] as reals; NULL for a frozen model */
     const tlc_param_t *params;      /* (param_count) */
     void (*init)(tlc_ctx_t *ctx);   /* state <- the values in flash; NULL for a frozen model */
-    /* Recomputes what is derived from the learned tensors; call it after writing to them. NULL for a frozen model. */
+    /* Recomputes what is derived from the learned tensors, and clears the optimizer's memory (velocities, residuals);
+     * call it after writing to them. NULL for a frozen model. */
     void (*refresh)(tlc_ctx_t *ctx);
     TLC_MUST_CHECK tlc_status_t (*forward)(tlc_ctx_t *ctx);
     /* Adds this sample's gradient to the accumulators. Needs the arena as forward left it,
-     * and the gradient written at `gradient->offset`. NULL for a frozen model. */
-    TLC_MUST_CHECK tlc_status_t (*backward)(tlc_ctx_t *ctx);
-    /* Applies the accumulated gradient, divided by the samples in it, and clears it. */
+     * and the gradient written at `gradient->offset`. NULL for a frozen model.
+     * Where updates are interleaved each tensor is updated on the way, by *step, and the gradients are forgotten;
+     * NUMERIC: they are not finite or above the bound, and the tensors half updated. Else `step` is not looked at. */
+    TLC_MUST_CHECK tlc_status_t (*backward)(tlc_ctx_t *ctx, const tlc_step_t *step);
+    /* Applies the accumulated gradient, divided by the samples in it, and clears it. NULL where updates are
+     * interleaved, and for a frozen model. */
     TLC_MUST_CHECK tlc_status_t (*update)(tlc_ctx_t *ctx, const tlc_step_t *step);
 } tlc_model_t;
 

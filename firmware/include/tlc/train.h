@@ -137,22 +137,41 @@ void tlc_dense_weight_grad_f32(const tlc_dense_grad_t *p, const int8_t *x, const
 /* dy (samples, out), which is multiplied by w_scale in place -> dx (samples, in) */
 void tlc_dense_input_grad_f32(const tlc_dense_grad_t *p, tlc_rows_t *w, float *dy, float *dx);
 
-/* ---- the optimizer ---- */
+/* ---- the optimizer ----
+ *
+ * An integer w stands for the real s w. With quantization-aware scaling the step of the integer is that of the real by
+ * s: w <- w - rate * (d loss / d(s w)) / s. With respect to the integer the same is rate * s^-2 * (d loss / dw), as
+ * MCUNetV3 writes it (Lin et al., "On-Device Training Under 256KB Memory", NeurIPS 2022, eq. 5), for a bias
+ * (s_w s_x)^-2. Without, it is rate * (d loss / dw) = rate * s * (d loss / d(s w)). */
 
 typedef struct {
     uint32_t rows, row_elements; /* one row an output channel */
     uint8_t per_channel;
-    const float *inverse_scale; /* (rows) or (1): steps of the integer per unit of the real */
-    uint32_t salt;              /* which tensor: its own stream of random numbers */
+    const float *unit; /* (rows) or (1): steps of the integer per unit of rate * gradient: 1 / s, or s without QAS */
+    uint32_t salt;     /* which tensor: its own stream of random numbers */
 } tlc_sgd_t;
 
-/* Plain SGD on integers, quantization-aware: with respect to the dequantized weight s_w w, the integer's step is
- * -rate * grad / s_w. Rounded stochastically, so that steps below one are right in the mean and not lost.
- * `grad` is cleared. w stays in [-127, 127]. */
-void tlc_sgd_s8(const tlc_sgd_t *p, int8_t *w, float *grad, const tlc_step_t *step, float rate);
+/* One step on integers in [-127, 127], from the sum `grad` of `samples` gradients, which is cleared:
+ *
+ *     move     = rate * unit * grad / samples + rate * weight_decay * w
+ *     velocity = momentum * velocity + move, and this is the move then           where velocity is not NULL
+ *     w        = w - (move, rounded)
+ *
+ * Where the norm of the tensor's mean gradient is above `clip` (not 0) it is scaled down to it first; squares are
+ * summed in the order of the elements. Rounded stochastically, so that steps below one are right in the mean and not
+ * lost; or, where residual is not NULL, to the nearest, and what is left, in units of 1/256, is kept there for the next
+ * step. */
+void tlc_sgd_s8(const tlc_sgd_t *p, int8_t *w, float *grad, float *velocity, int8_t *residual, const tlc_step_t *step,
+                uint32_t samples);
 
-/* The same for biases, whose unit is s_w s_x. */
-void tlc_sgd_s32(const tlc_sgd_t *p, int32_t *b, float *grad, const tlc_step_t *step, float rate);
+/* The same for biases, whose unit is s_w s_x: fine enough to need no residual. Without weight decay. */
+void tlc_sgd_s32(const tlc_sgd_t *p, int32_t *b, float *grad, float *velocity, const tlc_step_t *step,
+                 uint32_t samples);
+
+/* Before an update inside the backward pass. NUMERIC: `grad` is not finite, or the norm of all gradients of this pass
+ * so far, whose squares are added to *squares, is above max_norm. 0: any finite one passes, and no squares are taken.
+ */
+TLC_MUST_CHECK tlc_status_t tlc_check_grad_f32(const float *grad, uint32_t elements, float max_norm, float *squares);
 
 /* folded[r] = bias[r] - in_zp * sum(w[r]), modulo 2^32: what the forward kernels read. bias NULL: there is none. */
 void tlc_fold_bias(const int8_t *w, uint32_t rows, uint32_t row_elements, const int32_t *bias, int32_t in_zp,

@@ -26,8 +26,9 @@
  * The model, called directly (arrays: one tensor after another, in the model's order):
  *   int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs)
  *   int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count)
- *   int tlc_twin_backward(void *memory, const float *gradient)      after tlc_twin_forward
- *   int tlc_twin_update(void *memory, float learning_rate, uint32_t step, uint32_t seed)
+ *   int tlc_twin_backward(void *memory, const float *gradient, const tlc_step_t *step)
+ *                                            after tlc_twin_forward; step may be NULL unless updates are interleaved
+ *   int tlc_twin_update(void *memory, const tlc_step_t *step)
  *   int tlc_twin_get_params(void *memory, uint8_t *bytes), tlc_twin_set_params(void *memory, const uint8_t *bytes)
  *   int tlc_twin_reset(void *memory)         learned tensors back to the values in flash; the journal stays
  *   int tlc_twin_save(void *memory)          learned tensors into the journal
@@ -302,7 +303,7 @@ static int start(void *memory, uint32_t boot, int standalone, uint8_t *flash, ui
     config.board = "twin";
     config.reset_reason = TLC_RESET_POWER;
     config.standalone = standalone != 0;
-    if (tlc_model.update) {
+    if (tlc_model.backward) {
         config.keeper = &tlc_keeper;
     }
     twin->flash.cut = UINT32_MAX;
@@ -354,19 +355,18 @@ EXPORT int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *out
     return status;
 }
 
-EXPORT int tlc_twin_backward(void *memory, const float *gradient) {
+EXPORT int tlc_twin_backward(void *memory, const float *gradient, const tlc_step_t *step) {
     tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
-    if (!tlc_model.backward || !ctx->has_forward) {
+    if (!tlc_model.backward || !ctx->has_forward || (!step && !tlc_model.update)) {
         return TLC_ERR_STATE;
     }
     const tlc_status_t status =
         tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_elements());
-    return (int)(status == TLC_OK ? tlc_model.backward(ctx) : status);
+    return (int)(status == TLC_OK ? tlc_model.backward(ctx, step) : status);
 }
 
-EXPORT int tlc_twin_update(void *memory, float learning_rate, uint32_t step, uint32_t seed) {
-    const tlc_step_t told = {learning_rate, step, seed};
-    return (int)(tlc_model.update ? tlc_model.update(&((twin_t *)memory)->device.ctx, &told) : TLC_ERR_STATE);
+EXPORT int tlc_twin_update(void *memory, const tlc_step_t *step) {
+    return (int)(tlc_model.update ? tlc_model.update(&((twin_t *)memory)->device.ctx, step) : TLC_ERR_STATE);
 }
 
 EXPORT int tlc_twin_get_params(void *memory, uint8_t *bytes) {
