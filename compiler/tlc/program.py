@@ -24,6 +24,8 @@ class Step:
     node: Node
     call: Call | None
     macs: int
+    keeping: tuple[Call, ...] = ()
+    """Calls after it that keep what the backward pass needs of its output."""
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Buffer:
     last: int
     offset: int = -1
     shares: str | None = None  # lies where that buffer lies (an alias, or an operation in place)
+    over: str | None = None  # begins where that buffer, no smaller, does, which dies in the step that computes this one
 
 
 @dataclass(frozen=True)

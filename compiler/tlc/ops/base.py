@@ -26,11 +26,13 @@ __all__ = [
     "Bias",
     "Call",
     "Grad",
+    "Kept",
     "Operator",
     "Param",
     "Rows",
     "Rule",
     "Scratch",
+    "Slice",
     "Table",
     "activation_range",
     "apply_activation",
@@ -82,6 +84,9 @@ class Rows:
 
     tensor: str
     values: Array  # (rows, row_bytes) int8, in the order the kernel takes them
+    ahead: int = (
+        1  # how many the kernel takes at once: where they do not lie in memory as they are, it needs room for them
+    )
 
 
 @dataclass(frozen=True)
@@ -130,13 +135,31 @@ class Param:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Bytes of the arena that a step of the forward pass writes for the backward pass: bits of a mask, some channels."""
+
+    name: str
+    bytes: int
+    is_output: bool = False
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The part of a weight or bias that learns: output channels [first, last), and of the input channels that each of
+    them reads ``ins``; (0, 1) where there is one (depthwise) or none (a bias)."""
+
+    outs: tuple[int, int]
+    ins: tuple[int, int] = (0, 1)
+
+
+@dataclass(frozen=True)
 class Call:
     """``function(&(struct){fields}, args...)``. Values of ``fields`` are numbers or :class:`Table`."""
 
     function: str
     struct: str
     fields: dict[str, int | float | Table]
-    args: tuple[Address | Rows | Bias | Table | Scratch | Grad | Accumulator | Param, ...] = field(default=())
+    args: tuple[Address | Rows | Bias | Table | Scratch | Grad | Accumulator | Param | Kept, ...] = field(default=())
 
 
 class Operator(ABC):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,10 @@ class Conv2d(Operator):
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         w = graph.data(node.inputs[1])
         window = geometry(graph, node, w.shape[1:3], node.attrs.groups)
-        return convolution_calls(graph, node, wanted, adding, window, fold_bias(graph, node, w.reshape(len(w), -1))[0])
+        rows, _ = fold_bias(graph, node, w.reshape(len(w), -1))
+        if window["kernel_h"] == window["kernel_w"] == 1:
+            rows = dataclasses.replace(rows, ahead=4)
+        return convolution_calls(graph, node, wanted, adding, window, rows)
 
     def gradient(
         self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]

@@ -99,6 +99,7 @@ class Dense(Operator):
         }
         if 1 in wanted:
             fields = {**shape, "in_zp": x.quant.zero_point, "in_scale": float(x.quant.s)}
+            fields |= {"out_first": 0, "outs": output.shape[-1], "in_first": 0, "ins": x.shape[-1]}
             args = (Address(x.name), Grad(output.name), Accumulator(node.inputs[1]))
             calls.append(Call("tlc_dense_weight_grad_f32", "tlc_dense_grad_t", fields, args))
         if 2 in wanted:

@@ -137,7 +137,7 @@ class DepthwiseConv2d(Operator):
         w = graph.data(node.inputs[1])
         window = geometry(graph, node, w.shape[1:3], graph[node.inputs[0]].shape[3])
         rows, _ = fold_bias(graph, node, w.reshape(-1, w.shape[3]).T)
-        return convolution_calls(graph, node, wanted, adding, window, rows)
+        return convolution_calls(graph, node, wanted, adding, window, rows, plane_bytes(graph, node, w.shape[1:3]))
 
     def gradient(
         self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
@@ -153,3 +153,14 @@ class DepthwiseConv2d(Operator):
         if 0 in sums:
             rows = inputs[1].transpose(3, 1, 2, 0)
             add_input_gradient(node.attrs, rows, dy * weight_scale(graph, node), groups, sums[0][0])
+
+
+def plane_bytes(graph: Graph, node: Node, kernel: Sequence[int]) -> int:
+    """What the form of the input's gradient that works a channel at a time, and in place, needs beside it: a channel's
+    gradient with zeros around it, and its taps, as float32; 0 where it cannot be used."""
+    a = node.attrs
+    _, height, width, channels = graph[node.inputs[0]].shape
+    shifted = any(pad >= k for pad, k in zip(a.pads, (*kernel, *kernel), strict=True))
+    if a.strides != (1, 1) or a.dilations != (1, 1) or graph[node.output].shape[-1] != channels or shifted:
+        return 0
+    return 4 * ((height + kernel[0] - 1) * (width + kernel[1] - 1) + kernel[0] * kernel[1])

@@ -7,6 +7,7 @@ sum runs in one stated order and products are rounded before they are added (no 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc.graph import Graph, Node
-from tlc.ops.base import Accumulator, Activation, Address, Array, Call, Grad, Rows, Table, activation_range
+from tlc.ops.base import (
+    Accumulator,
+    Activation,
+    Address,
+    Array,
+    Call,
+    Grad,
+    Rows,
+    Scratch,
+    Slice,
+    Table,
+    activation_range,
+)
 
 __all__ = [
     "Range",
@@ -29,6 +42,7 @@ __all__ = [
     "mask",
     "mask_call",
     "move_call",
+    "narrowed",
     "random_words",
     "real_range",
     "round_stochastically",
@@ -164,7 +178,7 @@ def bias_call(graph: Graph, node: Node) -> Call:
     return Call(
         "tlc_bias_grad_f32",
         "tlc_bias_grad_t",
-        {"rows": output.elements // channels, "channels": channels},
+        {"rows": output.elements // channels, "channels": channels, "out_first": 0, "outs": channels},
         (Grad(node.output), Accumulator(node.inputs[2])),
     )
 
@@ -184,14 +198,20 @@ def convolution_calls(
     adding: frozenset[int],
     geometry: Mapping[str, int | float | Table],
     rows: Rows,
+    plane: int = 0,
 ) -> list[Call]:
-    """The backward pass of a convolution, depthwise or not. The input's gradient comes last: it rescales the output's."""
+    """The backward pass of a convolution, depthwise or not. The input's gradient comes last: it rescales the output's.
+
+    Args:
+        plane: bytes of scratch for the form that works a channel at a time; 0: the general one.
+    """
     quant = graph[node.inputs[0]].quant
     assert quant is not None
     calls = mask_call(graph, node)
     if 1 in wanted:
         args = (Address(node.inputs[0]), Grad(node.output), Accumulator(node.inputs[1]))
-        fields = {**geometry, "in_scale": float(quant.s)}
+        outs, ins = graph[node.output].shape[-1], graph[node.inputs[0]].shape[-1] // int(str(geometry["groups"]))
+        fields = {**geometry, "in_scale": float(quant.s), "out_first": 0, "outs": outs, "in_first": 0, "ins": ins}
         calls.append(Call(f"tlc_{node.op}_weight_grad_f32", "tlc_conv2d_grad_t", fields, args))
     if 2 in wanted:
         calls.append(bias_call(graph, node))
@@ -203,9 +223,22 @@ def convolution_calls(
             "per_channel": int(len(scale) > 1),
             "add": int(0 in adding),
         }
-        through = (rows, Grad(node.output, is_output=True), Grad(node.inputs[0], is_output=True))
-        calls.append(Call(f"tlc_{node.op}_input_grad_f32", "tlc_conv2d_grad_t", fields, through))
+        function = f"tlc_{node.op}_input_grad_f32"
+        through: tuple[Any, ...] = (rows, Grad(node.output, is_output=True), Grad(node.inputs[0], is_output=True))
+        if plane:
+            function = f"tlc_{node.op}_plane_grad_f32"
+            through += (Scratch(plane),)
+        calls.append(Call(function, "tlc_conv2d_grad_t", fields, through))
     return calls
+
+
+def narrowed(call: Call, part: Slice) -> Call:
+    """The gradient of a slice of the weight or bias whose gradient a call gives."""
+    first, last = part.outs
+    fields: dict[str, int | float | Table] = {**call.fields, "out_first": first, "outs": last - first}
+    if "ins" in call.fields:
+        fields |= {"in_first": part.ins[0], "ins": part.ins[1] - part.ins[0]}
+    return dataclasses.replace(call, fields=fields)
 
 
 def add_weight_gradient(attrs: Any, x: Float, dy: Float, scale: float, groups: int, total: Float) -> None:

@@ -200,7 +200,7 @@ def _add_scratch(program: Program, step: Step, number: int, packed: Mapping[str,
     if call is None:
         return
     size = sum(align(arg.bytes) for arg in call.args if isinstance(arg, Scratch))
-    size += sum(align(packed.get(arg.tensor, 0)) for arg in call.args if isinstance(arg, Rows))
+    size += sum(align(arg.ahead * packed.get(arg.tensor, 0)) for arg in call.args if isinstance(arg, Rows))
     if size:
         name = scratch_name(step.name)
         program.buffers[name] = Buffer(name, size, number, number)

@@ -28,6 +28,22 @@ void tlc_mask_grad_f32(const tlc_mask_grad_t *p, const int8_t *y, float *dy);
 
 typedef struct {
     uint32_t elements;
+} tlc_masked_grad_t;
+
+/* The same in two steps, with one bit kept for each element in between, (elements + 7) / 8 bytes: 1 where it passes. */
+void tlc_keep_mask_s8(const tlc_mask_grad_t *p, const int8_t *y, uint8_t *bits);
+void tlc_masked_grad_f32(const tlc_masked_grad_t *p, const uint8_t *bits, float *dy);
+
+typedef struct {
+    uint32_t rows, channels, first, count;
+} tlc_keep_channels_t;
+
+/* x (rows, channels) -> channels [first, first + count), (rows, count): of an activation what a slice's gradient needs.
+ */
+void tlc_keep_channels_s8(const tlc_keep_channels_t *p, const int8_t *x, int8_t *kept);
+
+typedef struct {
+    uint32_t elements;
     uint8_t add; /* add to what is there, instead of setting it */
 } tlc_copy_grad_t;
 
@@ -99,39 +115,49 @@ typedef struct {
     int32_t groups; /* depthwise: in_c */
     int32_t in_zp;
     float in_scale;
-    const float *w_scale; /* (out_c) or (1) */
+    int32_t out_first, outs; /* what learns of the weights: output channels [out_first, out_first + outs), */
+    int32_t in_first, ins;   /* and of the in_c / groups that each reads [in_first, in_first + ins) */
+    const float *w_scale;    /* (out_c) or (1) */
     uint8_t per_channel;
     uint8_t add;
 } tlc_conv2d_grad_t;
 
-/* x (in_h, in_w, in_c), dy (out_h, out_w, out_c) -> dw (out_c, kernel_h, kernel_w, in_c / groups), added to */
+/* x (in_h, in_w, in_c), dy (out_h, out_w, out_c) -> dw (outs, kernel_h, kernel_w, ins), added to */
 void tlc_conv2d_weight_grad_f32(const tlc_conv2d_grad_t *p, const int8_t *x, const float *dy, float *dw);
 
-/* The same for dw (out_c, kernel_h, kernel_w), where output channel c * (out_c / in_c) + m reads input channel c. */
+/* The same for dw (outs, kernel_h, kernel_w), where output channel c * (out_c / in_c) + m reads input channel c. */
 void tlc_depthwise_conv2d_weight_grad_f32(const tlc_conv2d_grad_t *p, const int8_t *x, const float *dy, float *dw);
 
-/* dy (out_h, out_w, out_c), which is multiplied by w_scale in place -> dx (in_h, in_w, in_c) */
+/* dy (out_h, out_w, out_c), which is multiplied by w_scale in place -> dx (in_h, in_w, in_c). The scratch of packed or
+ * sliced rows must have room for four. */
 void tlc_conv2d_input_grad_f32(const tlc_conv2d_grad_t *p, tlc_rows_t *w, float *dy, float *dx);
 void tlc_depthwise_conv2d_input_grad_f32(const tlc_conv2d_grad_t *p, tlc_rows_t *w, float *dy, float *dx);
+
+/* The same without strides and dilations and with one output channel to each input channel: then dx may lie over dy.
+ * scratch: (kernel_h, kernel_w) and (in_h + kernel_h - 1, in_w + kernel_w - 1) floats, aligned. */
+void tlc_depthwise_conv2d_plane_grad_f32(const tlc_conv2d_grad_t *p, tlc_rows_t *w, float *dy, float *dx,
+                                         void *scratch);
 
 typedef struct {
     uint32_t rows; /* positions summed over: out_h * out_w, or the samples of a dense layer */
     uint32_t channels;
+    uint32_t out_first, outs; /* the channels that learn */
 } tlc_bias_grad_t;
 
-/* dy (rows, channels) -> db (channels), added to */
+/* dy (rows, channels) -> db (outs), added to */
 void tlc_bias_grad_f32(const tlc_bias_grad_t *p, const float *dy, float *db);
 
 typedef struct {
     uint32_t samples, in, out;
     int32_t in_zp;
     float in_scale;
-    const float *w_scale; /* (out) or (1) */
+    uint32_t out_first, outs, in_first, ins; /* what learns of the weights */
+    const float *w_scale;                    /* (out) or (1) */
     uint8_t per_channel;
     uint8_t add;
 } tlc_dense_grad_t;
 
-/* x (samples, in), dy (samples, out) -> dw (out, in), added to */
+/* x (samples, in), dy (samples, out) -> dw (outs, ins), added to */
 void tlc_dense_weight_grad_f32(const tlc_dense_grad_t *p, const int8_t *x, const float *dy, float *dw);
 
 /* dy (samples, out), which is multiplied by w_scale in place -> dx (samples, in) */
@@ -179,5 +205,8 @@ void tlc_fold_bias(const int8_t *w, uint32_t rows, uint32_t row_elements, const 
 
 /* folded[r] = part[r] + bias[r], modulo 2^32: the same where the weights are frozen and `part` is known. */
 void tlc_add_bias(const int32_t *part, uint32_t rows, const int32_t *bias, int32_t *folded);
+
+/* folded[r] -= in_zp * sum(w[r]), modulo 2^32: what a slice of the weights adds to what the frozen ones do. */
+void tlc_fold_slice(const int8_t *w, uint32_t rows, uint32_t row_elements, int32_t in_zp, int32_t *folded);
 
 #endif /* TLC_TRAIN_H */

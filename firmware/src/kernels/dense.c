@@ -12,7 +12,7 @@ static void tlc_put(const tlc_dense_t *p, int8_t *y, uint32_t n, uint32_t o, int
 void tlc_dense_s8(const tlc_dense_t *p, const int8_t *x, tlc_rows_t *w, const int32_t *bias, int8_t *y) {
     uint32_t o = 0;
     /* Rows that lie in flash one behind the other are taken by four: then each input is fetched once for four. */
-    for (; w->code == NULL && o + 4 <= p->out; o += 4) {
+    for (; tlc_rows_are_raw(w) && o + 4 <= p->out; o += 4) {
         const int8_t *rows = tlc_rows_next(w);
         for (int i = 0; i < 3; ++i) {
             (void)tlc_rows_next(w);

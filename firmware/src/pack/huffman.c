@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
 #include "tlc/huffman.h"
 #include "tlc/rows.h"
 
@@ -20,7 +22,7 @@ static NEVER_INLINE int32_t longer_code(const tlc_huffman_t *code, uint32_t ahea
     return (int32_t)(length << 8 | (uint8_t)code->symbols[index]);
 }
 
-void tlc_rows_decode(tlc_rows_t *rows) {
+static void decode(tlc_rows_t *rows) {
     const tlc_huffman_t *const code = rows->code;
     const int16_t *const lookup = code->lookup;
     const uint32_t unused = 32u - code->lookup_bits;
@@ -45,4 +47,24 @@ void tlc_rows_decode(tlc_rows_t *rows) {
     rows->stream = stream;
     rows->bits = bits;
     rows->room = room;
+}
+
+void tlc_rows_fetch(tlc_rows_t *rows) {
+    if (rows->code != NULL) {
+        decode(rows);
+    } else {
+        memcpy(rows->row, rows->next, rows->row_bytes);
+        rows->next += rows->row_bytes;
+    }
+    const tlc_slice_t *const slice = rows->slice;
+    if (slice == NULL) {
+        return;
+    }
+    if (rows->number >= slice->first && rows->number < slice->last) {
+        int8_t *to = rows->row + slice->offset;
+        for (uint32_t tap = 0; tap < slice->taps; ++tap, to += slice->depth, rows->learned += slice->count) {
+            memcpy(to, rows->learned, slice->count);
+        }
+    }
+    ++rows->number;
 }

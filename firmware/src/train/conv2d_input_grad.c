@@ -48,30 +48,61 @@ static void add_row(const tlc_conv2d_grad_t *p, const int8_t *w, const float *dy
     }
 }
 
+/* dx[0..3] += dy[0] * w[0..3] + dy[1] * w[4..7] + ..., added from left to right, at `count` positions. */
+#if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
+/* By hand: GCC neither fetches four values at once nor uses VMLA, which rounds each product as the C below does. */
+static void add_products(const float *w, const float *dy, int32_t dy_step, float *dx, int32_t dx_step, int32_t count) {
+    dy_step *= (int32_t)sizeof(float), dx_step *= (int32_t)sizeof(float);
+    __asm__ volatile("vldmia %[w], {s0-s15}\n"
+                     "1:\n\t"
+                     "vldmia %[dy], {s16-s19}\n\t"
+                     "vldmia %[dx], {s20-s23}\n\t"
+                     "add %[dy], %[dy_step]\n\t"
+                     "vmla.f32 s20, s16, s0\n\tvmla.f32 s21, s16, s1\n\t"
+                     "vmla.f32 s22, s16, s2\n\tvmla.f32 s23, s16, s3\n\t"
+                     "vmla.f32 s20, s17, s4\n\tvmla.f32 s21, s17, s5\n\t"
+                     "vmla.f32 s22, s17, s6\n\tvmla.f32 s23, s17, s7\n\t"
+                     "vmla.f32 s20, s18, s8\n\tvmla.f32 s21, s18, s9\n\t"
+                     "vmla.f32 s22, s18, s10\n\tvmla.f32 s23, s18, s11\n\t"
+                     "vmla.f32 s20, s19, s12\n\tvmla.f32 s21, s19, s13\n\t"
+                     "vmla.f32 s22, s19, s14\n\tvmla.f32 s23, s19, s15\n\t"
+                     "subs %[count], #1\n\t"
+                     "vstmia %[dx], {s20-s23}\n\t"
+                     "add %[dx], %[dx_step]\n\t"
+                     "bne 1b"
+                     : [dy] "+r"(dy), [dx] "+r"(dx), [count] "+r"(count)
+                     : [w] "r"(w), [dy_step] "r"(dy_step), [dx_step] "r"(dx_step)
+                     : "cc", "memory", "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12",
+                       "s13", "s14", "s15", "s16", "s17", "s18", "s19", "s20", "s21", "s22", "s23");
+}
+#else
+static void add_products(const float *w, const float *dy, int32_t dy_step, float *dx, int32_t dx_step, int32_t count) {
+    for (; count > 0; --count, dy += dy_step, dx += dx_step) {
+        const float a = dy[0], b = dy[1], c = dy[2], d = dy[3];
+        dx[0] = dx[0] + a * w[0] + b * w[4] + c * w[8] + d * w[12];
+        dx[1] = dx[1] + a * w[1] + b * w[5] + c * w[9] + d * w[13];
+        dx[2] = dx[2] + a * w[2] + b * w[6] + c * w[10] + d * w[14];
+        dx[3] = dx[3] + a * w[3] + b * w[7] + c * w[11] + d * w[15];
+    }
+}
+#endif
+
 /* The only tap of 4 output channels, whose rows lie one behind the other, to 4 input channels: a value of dx is fetched
  * once for four products, which are added in the order of the rows. */
 static void add_4_by_4(const tlc_seen_t *v, const int8_t *w, int32_t row, const float *dy, float *dx) {
-    const int8_t *const wb = w + row, *const wc = wb + row, *const wd = wc + row;
-    const float a0 = (float)w[0], a1 = (float)w[1], a2 = (float)w[2], a3 = (float)w[3];
-    const float b0 = (float)wb[0], b1 = (float)wb[1], b2 = (float)wb[2], b3 = (float)wb[3];
-    const float c0 = (float)wc[0], c1 = (float)wc[1], c2 = (float)wc[2], c3 = (float)wc[3];
-    const float d0 = (float)wd[0], d1 = (float)wd[1], d2 = (float)wd[2], d3 = (float)wd[3];
+    float weights[16];
+    for (int o = 0; o < 4; ++o, w += row) {
+        weights[4 * o] = (float)w[0], weights[4 * o + 1] = (float)w[1];
+        weights[4 * o + 2] = (float)w[2], weights[4 * o + 3] = (float)w[3];
+    }
     for (int32_t r = 0; r < v->rows; ++r, dy += v->dy_row, dx += v->x_row) {
-        const float *g = dy;
-        float *to = dx;
-        for (int32_t i = v->cols; i > 0; --i, g += v->dy_col, to += v->x_col) {
-            const float a = g[0], b = g[1], c = g[2], d = g[3];
-            to[0] = to[0] + a * a0 + b * b0 + c * c0 + d * d0;
-            to[1] = to[1] + a * a1 + b * b1 + c * c1 + d * d1;
-            to[2] = to[2] + a * a2 + b * b2 + c * c2 + d * d2;
-            to[3] = to[3] + a * a3 + b * b3 + c * c3 + d * d3;
-        }
+        add_products(weights, dy, v->dy_col, dx, v->x_col, v->cols);
     }
 }
 
 void tlc_conv2d_input_grad_f32(const tlc_conv2d_grad_t *p, tlc_rows_t *w, float *dy, float *dx) {
     const int32_t in_c = p->in_c / p->groups, out_c = p->out_c / p->groups;
-    const int is_pointwise = p->kernel_h * p->kernel_w == 1 && w->code == NULL && in_c % 4 == 0;
+    const int is_pointwise = p->kernel_h * p->kernel_w == 1 && in_c % 4 == 0;
     if (!p->add) {
         tlc_clear_f32(dx, (uint32_t)(p->in_h * p->in_w * p->in_c));
     }
@@ -83,8 +114,7 @@ void tlc_conv2d_input_grad_f32(const tlc_conv2d_grad_t *p, tlc_rows_t *w, float 
         if (is_pointwise) {
             const tlc_seen_t seen = tlc_seen(p, 0, 0);
             for (; seen.rows > 0 && seen.cols > 0 && o + 4 <= out_c; o += 4, g += 4) {
-                const int8_t *const rows = tlc_rows_next(w);
-                (void)tlc_rows_next(w), (void)tlc_rows_next(w), (void)tlc_rows_next(w);
+                const int8_t *const rows = tlc_rows_next_4(w);
                 for (int32_t c = 0; c < in_c; c += 4) {
                     add_4_by_4(&seen, rows + c, in_c, g + seen.dy, to + seen.x + c);
                 }

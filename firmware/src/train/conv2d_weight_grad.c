@@ -14,10 +14,14 @@ static void add_4_by_4(const tlc_seen_t *v, const int8_t *x, int32_t zp, const f
             const float x0 = (float)(in[0] - zp), x1 = (float)(in[1] - zp);
             const float x2 = (float)(in[2] - zp), x3 = (float)(in[3] - zp);
             const float g0 = g[0], g1 = g[1], g2 = g[2], g3 = g[3];
-            a0 += g0 * x0, a1 += g0 * x1, a2 += g0 * x2, a3 += g0 * x3;
-            b0 += g1 * x0, b1 += g1 * x1, b2 += g1 * x2, b3 += g1 * x3;
-            c0 += g2 * x0, c1 += g2 * x1, c2 += g2 * x2, c3 += g2 * x3;
-            d0 += g3 * x0, d1 += g3 * x1, d2 += g3 * x2, d3 += g3 * x3;
+            a0 = tlc_mla_f32(a0, g0, x0), a1 = tlc_mla_f32(a1, g0, x1), a2 = tlc_mla_f32(a2, g0, x2),
+            a3 = tlc_mla_f32(a3, g0, x3);
+            b0 = tlc_mla_f32(b0, g1, x0), b1 = tlc_mla_f32(b1, g1, x1), b2 = tlc_mla_f32(b2, g1, x2),
+            b3 = tlc_mla_f32(b3, g1, x3);
+            c0 = tlc_mla_f32(c0, g2, x0), c1 = tlc_mla_f32(c1, g2, x1), c2 = tlc_mla_f32(c2, g2, x2),
+            c3 = tlc_mla_f32(c3, g2, x3);
+            d0 = tlc_mla_f32(d0, g3, x0), d1 = tlc_mla_f32(d1, g3, x1), d2 = tlc_mla_f32(d2, g3, x2),
+            d3 = tlc_mla_f32(d3, g3, x3);
         }
     }
     dw[0] += a0 * scale, dw[1] += a1 * scale, dw[2] += a2 * scale, dw[3] += a3 * scale;
@@ -38,7 +42,8 @@ static void add_4_by_1(const tlc_seen_t *v, const int8_t *x, int32_t zp, const f
         const float *g = dy;
         for (int32_t i = v->cols; i > 0; --i, in += v->x_col, g += v->dy_col) {
             const float value = (float)(*in - zp);
-            a += g[0] * value, b += g[1] * value, c += g[2] * value, d += g[3] * value;
+            a = tlc_mla_f32(a, g[0], value), b = tlc_mla_f32(b, g[1], value), c = tlc_mla_f32(c, g[2], value),
+            d = tlc_mla_f32(d, g[3], value);
         }
     }
     dw[0] += a * scale, dw[row] += b * scale, dw[2 * row] += c * scale, dw[3 * row] += d * scale;
@@ -50,44 +55,47 @@ static void add_1_by_1(const tlc_seen_t *v, const int8_t *x, int32_t zp, const f
         const int8_t *in = x;
         const float *g = dy;
         for (int32_t i = v->cols; i > 0; --i, in += v->x_col, g += v->dy_col) {
-            sum += *g * (float)(*in - zp);
+            sum = tlc_mla_f32(sum, *g, (float)(*in - zp));
         }
     }
     *dw += sum * scale;
 }
 
-/* One tap, all channels of a group: x and dy at the first position, dw at the first row. */
-static void add_tap(const tlc_conv2d_grad_t *p, const tlc_seen_t *v, const int8_t *x, const float *dy, float *dw) {
-    const int32_t in_c = p->in_c / p->groups, out_c = p->out_c / p->groups, row = p->kernel_h * p->kernel_w * in_c;
+/* One tap, `outs` channels of a group: x and dy at the first position, dw at the first row. */
+static void add_tap(const tlc_conv2d_grad_t *p, const tlc_seen_t *v, const int8_t *x, const float *dy, int32_t outs,
+                    float *dw) {
+    const int32_t row = p->kernel_h * p->kernel_w * p->ins;
     int32_t o = 0;
-    for (; o + 4 <= out_c; o += 4, dw += 4 * row) {
+    for (; o + 4 <= outs; o += 4, dw += 4 * row) {
         int32_t c = 0;
-        for (; c + 4 <= in_c; c += 4) {
+        for (; c + 4 <= p->ins; c += 4) {
             add_4_by_4(v, x + c, p->in_zp, dy + o, p->in_scale, dw + c, row);
         }
-        for (; c < in_c; ++c) {
+        for (; c < p->ins; ++c) {
             add_4_by_1(v, x + c, p->in_zp, dy + o, p->in_scale, dw + c, row);
         }
     }
-    for (; o < out_c; ++o, dw += row) {
-        for (int32_t c = 0; c < in_c; ++c) {
+    for (; o < outs; ++o, dw += row) {
+        for (int32_t c = 0; c < p->ins; ++c) {
             add_1_by_1(v, x + c, p->in_zp, dy + o, p->in_scale, dw + c);
         }
     }
 }
 
 void tlc_conv2d_weight_grad_f32(const tlc_conv2d_grad_t *p, const int8_t *x, const float *dy, float *dw) {
-    const int32_t in_c = p->in_c / p->groups, out_c = p->out_c / p->groups;
-    for (int32_t ky = 0; ky < p->kernel_h; ++ky) {
-        for (int32_t kx = 0; kx < p->kernel_w; ++kx) {
-            const tlc_seen_t seen = tlc_seen(p, ky, kx);
-            if (seen.rows == 0 || seen.cols == 0) {
-                continue;
-            }
-            for (int32_t group = 0; group < p->groups; ++group) {
-                float *const to = dw + (group * out_c * p->kernel_h * p->kernel_w + ky * p->kernel_w + kx) * in_c;
-                add_tap(p, &seen, x + seen.x + group * in_c, dy + seen.dy + group * out_c, to);
-            }
+    const int32_t in_c = p->in_c / p->groups, out_c = p->out_c / p->groups, taps = p->kernel_h * p->kernel_w;
+    const int32_t end = p->out_first + p->outs;
+    for (int32_t tap = 0; tap < taps; ++tap) {
+        const tlc_seen_t seen = tlc_seen(p, tap / p->kernel_w, tap % p->kernel_w);
+        if (seen.rows == 0 || seen.cols == 0) {
+            continue;
+        }
+        /* group by group, as far as the slice reaches into it */
+        for (int32_t o = p->out_first; o < end;) {
+            const int32_t group = o / out_c, last = (group + 1) * out_c < end ? (group + 1) * out_c : end;
+            float *const to = dw + ((o - p->out_first) * taps + tap) * p->ins;
+            add_tap(p, &seen, x + seen.x + group * in_c + p->in_first, dy + seen.dy + o, last - o, to);
+            o = last;
         }
     }
 }

@@ -9,8 +9,8 @@ static void add_4(const tlc_seen_t *v, const int8_t *x, int32_t zp, const float 
         const int8_t *in = x;
         const float *g = dy;
         for (int32_t i = v->cols; i > 0; --i, in += v->x_col, g += v->dy_col) {
-            a += g[0] * (float)(in[0] - zp), b += g[1] * (float)(in[1] - zp);
-            c += g[2] * (float)(in[2] - zp), d += g[3] * (float)(in[3] - zp);
+            a = tlc_mla_f32(a, g[0], (float)(in[0] - zp)), b = tlc_mla_f32(b, g[1], (float)(in[1] - zp));
+            c = tlc_mla_f32(c, g[2], (float)(in[2] - zp)), d = tlc_mla_f32(d, g[3], (float)(in[3] - zp));
         }
     }
     dw[0] += a * scale, dw[row] += b * scale, dw[2 * row] += c * scale, dw[3 * row] += d * scale;
@@ -22,7 +22,7 @@ static void add_1(const tlc_seen_t *v, const int8_t *x, int32_t zp, const float 
         const int8_t *in = x;
         const float *g = dy;
         for (int32_t i = v->cols; i > 0; --i, in += v->x_col, g += v->dy_col) {
-            sum += *g * (float)(*in - zp);
+            sum = tlc_mla_f32(sum, *g, (float)(*in - zp));
         }
     }
     *dw += sum * scale;
@@ -37,12 +37,14 @@ void tlc_depthwise_conv2d_weight_grad_f32(const tlc_conv2d_grad_t *p, const int8
         }
         const int8_t *const in = x + seen.x;
         const float *const g = dy + seen.dy;
-        int32_t o = 0;
-        for (; multiplier == 1 && o + 4 <= p->out_c; o += 4) {
-            add_4(&seen, in + o, p->in_zp, g + o, p->in_scale, dw + o * row + tap, row);
+        float *to = dw + tap;
+        int32_t o = p->out_first;
+        const int32_t end = o + p->outs;
+        for (; multiplier == 1 && o + 4 <= end; o += 4, to += 4 * row) {
+            add_4(&seen, in + o, p->in_zp, g + o, p->in_scale, to, row);
         }
-        for (; o < p->out_c; ++o) {
-            add_1(&seen, in + o / multiplier, p->in_zp, g + o, p->in_scale, dw + o * row + tap);
+        for (; o < end; ++o, to += row) {
+            add_1(&seen, in + o / multiplier, p->in_zp, g + o, p->in_scale, to);
         }
     }
 }

@@ -7,6 +7,17 @@
 
 #include "tlc/train.h"
 
+/* sum + a * b, the product rounded before it is added: the same bits everywhere. Where Arm has both in one instruction
+ * it rounds between them, too (VMLA; VFMA would not), but GCC does not use it. */
+static inline float tlc_mla_f32(float sum, float a, float b) {
+#if defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__)
+    __asm__("vmla.f32 %0, %1, %2" : "+t"(sum) : "t"(a), "t"(b));
+    return sum;
+#else
+    return sum + a * b;
+#endif
+}
+
 /* Outputs [first, last) along one axis. */
 typedef struct {
     int32_t first, last;
