@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import io
 import math
+import threading
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +21,33 @@ from numpy.typing import NDArray
 from tlc import bundle as bundles
 from tlc.bundle import Bundle
 from tlc.errors import ConfigError, DataError
+from tlc_host.model.optimizers import Settings
+
+if TYPE_CHECKING:
+    from tlc_host.model.trainer import Trainer
 
 __all__ = ["TRAINED_FILE", "ServerModel", "StepResult"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 TRAINED_FILE = "host.trained.onnx"
 """In a project: the host segment as ``tlc train`` left it."""
 
 Float = NDArray[np.float32]
+
+
+def _alone(
+    method: Callable[Concatenate[ServerModel, P], R],
+) -> Callable[Concatenate[ServerModel, P], R]:
+    """One thread at a time: a device's sample may be answered while another trains."""
+
+    def locked(self: ServerModel, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    functools.update_wrapper(locked, method)
+    return locked
 
 
 @dataclass(frozen=True)
@@ -35,23 +61,26 @@ class StepResult:
 
 
 class ServerModel:
-    """The host segment of a bundle. Smashed data comes and gradients go in the device's layout.
+    """The host segment of a bundle. Smashed data comes and gradients go in the device's layout. Thread-safe.
 
     Args:
         directory: the project that ``tlc compile`` wrote.
         trained: with the weights that ``tlc train`` left there.
+        settings: how it learns; None: plain SGD.
 
     Raises:
         BundleError: the project is damaged.
         DataError: it was not trained.
     """
 
-    def __init__(self, directory: Path, *, trained: bool = False) -> None:
+    def __init__(self, directory: Path, *, trained: bool = False, settings: Settings | None = None) -> None:
         self.directory = Path(directory)
+        self.settings = settings or Settings()
         self.bundle: Bundle = bundles.load(directory)
         self._onnx: bytes | None = self._read(trained) if self.bundle.split else None
         self._session: Any = None
-        self._trainer: _Trainer | None = None
+        self._trainer: Trainer | None = None
+        self._lock = threading.RLock()
 
     def _read(self, trained: bool) -> bytes:
         path = self.directory / (TRAINED_FILE if trained else "host.onnx")
@@ -64,6 +93,7 @@ class ServerModel:
                 remedy="train it first: tlc train DIR --data FILE.npz",
             ) from None
 
+    @_alone
     def onnx(self) -> bytes:
         """The host segment with its weights as they are now.
 
@@ -72,8 +102,9 @@ class ServerModel:
         """
         if self._onnx is None:
             raise DataError("the whole network is on the device", remedy="compile with another --cut")
-        return self._trainer.onnx() if self._trainer else self._onnx
+        return self._trainer.module.onnx() if self._trainer else self._onnx
 
+    @_alone
     def infer(self, smashed: NDArray[np.int8]) -> list[Float]:
         """The network's outputs in the model file's order, for (samples, ...) int8 tensors at the cut."""
         edge = self.bundle.outputs[0]
@@ -117,54 +148,167 @@ class ServerModel:
                 remedy="number the classes from 0",
             )
 
-    def gradient(self, smashed: NDArray[np.int8], labels: NDArray[Any]) -> StepResult:
-        """Loss and gradients of a batch's mean softmax cross-entropy at the weights as they are; :meth:`apply` steps.
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    @_alone
+    def gradient(self, smashed: NDArray[np.int8], labels: NDArray[Any], *, loss: str = "cross_entropy") -> StepResult:
+        """A batch's mean loss and its gradients at the weights as they are; :meth:`apply` steps.
 
         May be called several times before a step: then the step is on the mean over all samples.
+
+        Args:
+            smashed: (samples, ...) int8 at the cut.
+            labels: (samples,) class numbers; for the losses ``mse`` and ``binary_cross_entropy`` the wanted first output.
+            loss: a key of :data:`tlc_host.model.losses.LOSSES`.
 
         Raises:
             DataError: a label is out of range, or there is no host segment.
             UnsupportedOperator: the segment holds an operator that cannot be trained.
         """
+        trainer = self._training()
+        if loss == "cross_entropy":
+            self.check_labels(labels)
+        result = trainer.gradient(self._to_file(smashed), labels, loss)
+        return StepResult(result.loss, result.correct, self._from_file(result.gradient))
+
+    @_alone
+    def forward(self, smashed: NDArray[np.int8], *, logits: bool = False) -> Float:
+        """The first output as training sees it; with ``logits`` what its softmax (or sigmoid) reads.
+
+        Raises:
+            UnsupportedOperator: the segment holds an operator that cannot be trained.
+        """
+        return self._training().forward(self._to_file(smashed), logits=logits)
+
+    @_alone
+    def backward(self, smashed: NDArray[np.int8], gradient: Float, *, logits: bool = False) -> Float:
+        """d loss / d smashed from d loss / d output, for losses that lie elsewhere: U-shaped splits, aggregated gradients.
+
+        Runs the segment forward again on ``smashed``. The weights' gradients add up until :meth:`apply`, which divides
+        their sum by the samples: so a call's ``gradient`` is that of the mean loss over its samples.
+
+        Raises:
+            UnsupportedOperator: the segment holds an operator that cannot be trained.
+        """
+        return self._from_file(self._training().backward(self._to_file(smashed), gradient, logits=logits))
+
+    @_alone
+    def apply(self, learning_rate: float | None = None) -> float:
+        """One optimizer step on the mean gradient since the last one; gives that gradient's norm before clipping.
+
+        Args:
+            learning_rate: instead of the settings'; the schedule's factor is on it all the same.
+
+        Raises:
+            DataError: there is no gradient.
+        """
+        norm = self._training().apply(learning_rate)
+        self._session = None  # its weights are old now
+        return norm
+
+    @_alone
+    def gradients(self) -> dict[str, Float]:
+        """The mean gradient since the last step, by parameter."""
+        return self._training().gradients()
+
+    @_alone
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Parameters and running statistics as they are now: what algorithms average."""
+        return self._training().module.arrays()
+
+    @_alone
+    def set_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Sets some or all of :meth:`weights`; the optimizer's state stays.
+
+        Raises:
+            ModelError: a name or a shape is not the segment's.
+        """
+        self._training().module.load(weights)
+        self._session = None
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    @_alone
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next step depends on: weights, optimizer, random state; empty where training has not begun."""
+        return self._trainer.state() if self._trainer else {}
+
+    @_alone
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
+        """Back to a snapshot.
+
+        Raises:
+            DataError: it is of another model, optimizer or seed.
+        """
+        self._session = None
+        if not snapshot:
+            self._trainer = None
+        else:
+            self._training().restore(snapshot)
+
+    @_alone
+    def save(self) -> bytes:
+        """:meth:`snapshot` as the bytes of an ``.npz``, the same for the same state."""
+        stream = io.BytesIO()
+        np.savez(stream, **{"tlc/segment": np.array(self._fingerprint), **self.snapshot()})  # type: ignore[arg-type]
+        return stream.getvalue()
+
+    @_alone
+    def load(self, content: bytes) -> None:
+        """Back to what :meth:`save` gave.
+
+        Raises:
+            DataError: it is damaged, or of another project, optimizer or seed.
+        """
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                state = {name: arrays[name] for name in arrays.files}
+            fingerprint = str(state.pop("tlc/segment"))
+        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"a host segment's state is damaged: {error}", remedy="take an older checkpoint") from None
+        if fingerprint != self._fingerprint:
+            raise DataError(
+                f"the state is of another host segment ({fingerprint[:16]}, not {self._fingerprint[:16]})",
+                where=str(self.directory),
+                remedy="take the project that it was saved with",
+            )
+        self.restore(state)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return hashlib.sha256(self._onnx or b"").hexdigest()
+
+    def _training(self) -> Trainer:
         if self._trainer is None:
             if self._onnx is None:
                 raise DataError(
                     "the whole network is on the device: there is no host segment to train",
                     remedy="compile with another --cut",
                 )
-            self._trainer = _Trainer(self._onnx)
-        self.check_labels(labels)
+            from tlc.learn import quiet_tensorflow
+
+            quiet_tensorflow()
+            from tlc_host.model.trainer import Trainer
+
+            self._trainer = Trainer(self._onnx, self.settings, str(self.directory / "host.onnx"))
+        return self._trainer
+
+    def _to_file(self, smashed: NDArray[np.int8]) -> Float:
+        return self.bundle.outputs[0].to_file(smashed)
+
+    def _from_file(self, gradient: Float) -> Float:
         edge = self.bundle.outputs[0]
-        result = self._trainer.gradient(edge.to_file(smashed), labels)
-        return StepResult(result.loss, result.correct, edge.origin.from_file(result.gradient, edge.shape))
-
-    def apply(self, learning_rate: float) -> None:
-        """One SGD step on the gradients since the last one."""
-        assert self._trainer is not None, "no gradient yet"
-        self._trainer.apply(learning_rate)
-        self._session = None  # its weights are old now
-
-    def snapshot(self) -> dict[str, NDArray[Any]]:
-        """The trained weights by name; empty where training has not begun."""
-        return self._trainer.module.arrays() if self._trainer else {}
-
-    def restore(self, snapshot: dict[str, NDArray[Any]]) -> None:
-        """Back to a snapshot; gradients since the last step are forgotten."""
-        self._session = None
-        if not snapshot:
-            self._trainer = None
-        elif self._trainer:
-            self._trainer.restore(snapshot)
+        return edge.origin.from_file(gradient, edge.shape)
 
     @cached_property
     def classes(self) -> int:
         """Values of the network's first output; 0 where the model file leaves its shape open."""
         if self._onnx is None:
             return math.prod(self.bundle.outputs[0].shape)
-        from tlc.frontends.onnx import read_onnx
+        import onnx
 
-        graph = read_onnx(self._onnx)
-        return graph[graph.outputs[0]].elements
+        dims = onnx.load_model_from_string(self._onnx).graph.output[0].type.tensor_type.shape.dim
+        return math.prod(dim.dim_value for dim in list(dims)[1:])
 
     def _runtime(self) -> Any:
         if self._session is None:
@@ -172,74 +316,9 @@ class ServerModel:
 
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
-            content = self._trainer.onnx() if self._trainer else self._onnx
+            content = self.onnx()
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return self._session
-
-
-class _Trainer:
-    """``host.onnx`` as a TensorFlow module."""
-
-    def __init__(self, onnx_bytes: bytes) -> None:
-        from tlc.learn import quiet_tensorflow
-
-        quiet_tensorflow()
-        import tensorflow as tf
-
-        from tlc.frontends.onnx import read_onnx
-        from tlc.learn.module import GraphModule
-        from tlc.passes.canonicalize import canonicalize
-
-        self.tf = tf
-        self.module = GraphModule(canonicalize(read_onnx(onnx_bytes)))
-        self.input = self.module.graph[self.module.graph.inputs[0]]
-        self.totals = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.module.trainable_variables]
-        self.samples = 0
-        self._compiled = tf.function(self._gradients, reduce_retracing=True)
-
-    def gradient(self, real: Float, labels: NDArray[Any]) -> StepResult:
-        """``real`` and the gradient are in the file's layout."""
-        tf = self.tf
-        x = self.input.origin.from_file(real, self.input.shape) if self.input.origin else real
-        loss, correct, gradients, at_cut = self._compiled(tf.constant(x), tf.constant(labels, tf.int64))
-        for total, gradient in zip(self.totals, gradients, strict=True):
-            if gradient is not None:
-                total.assign_add(gradient * len(labels))
-        self.samples += len(labels)
-        back = at_cut.numpy()
-        return StepResult(float(loss), int(correct), self.input.origin.to_file(back) if self.input.origin else back)
-
-    def apply(self, learning_rate: float) -> None:
-        """Plain SGD on the mean gradient."""
-        for variable, total in zip(self.module.trainable_variables, self.totals, strict=True):
-            variable.assign_sub(learning_rate / self.samples * total)
-            total.assign(self.tf.zeros_like(total))
-        self.samples = 0
-
-    def restore(self, snapshot: dict[str, NDArray[Any]]) -> None:
-        """Sets the weights, and clears the gradients."""
-        self.module.load(snapshot)
-        for total in self.totals:
-            total.assign(self.tf.zeros_like(total))
-        self.samples = 0
-
-    def _gradients(self, x: Any, labels: Any) -> Any:
-        tf = self.tf
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            logits = self.module({self.input.name: x}, [self.module.logits])[self.module.logits]
-            logits = tf.reshape(logits, [tf.shape(x)[0], -1])
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        correct = tf.reduce_sum(tf.cast(tf.argmax(logits, 1) == labels, tf.int32))
-        gradients = tape.gradient(loss, [*self.module.trainable_variables, x])
-        return loss, correct, gradients[:-1], gradients[-1]
-
-    def onnx(self) -> bytes:
-        """The segment with the weights as they are now."""
-        from tlc.frontends.onnx_writer import write_onnx
-
-        content: bytes = write_onnx(self.module.trained()).SerializeToString()
-        return content
 
 
 def _fixed_batch(session: Any) -> bool:

@@ -147,8 +147,8 @@ def test_the_gradient_is_the_mean_over_the_batch(project: Path) -> None:
     parts = [two.gradient(smashed[i : i + 1], labels[i : i + 1]) for i in range(6)]
     two.apply(0.1)
     np.testing.assert_allclose(np.concatenate([p.gradient for p in parts]) / 6, whole.gradient, rtol=1e-4, atol=1e-7)
-    for name, value in one.snapshot().items():
-        np.testing.assert_allclose(two.snapshot()[name], value, rtol=1e-4, atol=1e-6)
+    for name, value in one.weights().items():
+        np.testing.assert_allclose(two.weights()[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_the_daemon_answers_a_devices_own_samples(project: Path) -> None:
