@@ -223,6 +223,14 @@ def cli() -> None:
     help="Samples in a training step. `many`: gradients are summed up over a batch of any size, 4 bytes a learned element; "
     "`1`: each tensor is updated inside the backward pass, and its gradient's buffer dies at once.",
 )
+@click.option(
+    "--loss",
+    type=click.Choice(["none", "softmax-ce", "mse"]),
+    default="none",
+    show_default=True,
+    help="The loss that the device computes from a label by itself, with --cut none: softmax cross-entropy or mean squared "
+    "error. `none`: the host computes it.",
+)
 @click.option("--momentum", is_flag=True, help="Keep a velocity for each learned element, 4 bytes: SGD with momentum.")
 @click.option(
     "--rounding",
@@ -253,6 +261,7 @@ def compile_command(
     train_ram: int | None,
     train_macs: int | None,
     train_batch: Any,
+    loss: Any,
     momentum: bool,
     rounding: str,
     qas: bool,
@@ -267,7 +276,7 @@ def compile_command(
     from tlc.learning import Learning
     from tlc.pipeline import Options, compile_model
 
-    learning = Learning(batch=train_batch, momentum=momentum, feedback=rounding == "feedback", qas=qas)
+    learning = Learning(train_batch, loss, momentum=momentum, feedback=rounding == "feedback", qas=qas)
     directory = out or Path("build") / f"{model.stem}-{Path(board).stem}"
     options = Options(
         model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed, train_ram, train_macs, learning

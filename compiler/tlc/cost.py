@@ -140,9 +140,9 @@ def _pointer_bytes(board: Board) -> int:
 
 def values_bytes(program: Program, standalone: bool) -> int:
     """Floats of a whole model's result for the application's hook; 0 where the arena has room for them, or the host has
-    the result."""
+    the result. A model with a loss still needs its arena when the result is told."""
     size = 4 * program.graph[program.graph.outputs[0]].elements
-    return size if standalone and size > program.arena_bytes else 0
+    return size if standalone and (size > program.arena_bytes or program.loss) else 0
 
 
 def journal_slot_bytes(program: Program, board: Board) -> int:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a device learns, as far as it is decided at compile time: what takes memory, and where the loss is computed."""
+"""How a device learns: what is decided at compile time (:class:`Learning`), and the rate of each step (:class:`Schedule`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Learning", "Loss"]
+import numpy as np
+
+__all__ = ["Learning", "Loss", "Schedule"]
 
 Loss = Literal["none", "softmax-ce", "mse"]
 
@@ -34,3 +36,46 @@ class Learning:
     def state_bytes(self, weight: bool) -> int:
         """What an element takes in the state beside its integer."""
         return 4 * (not self.interleaved) + 4 * self.momentum + (self.feedback and weight)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate from step to step; ``firmware/src/train/schedule.c`` for a device that learns alone.
+
+    Cosine: Loshchilov and Hutter, "SGDR" (arXiv 1608.03983, equation 5), without restarts.
+    """
+
+    kind: Literal["constant", "step", "cosine"] = "constant"
+    warm_up: int = 0
+    """Steps over which the rate first rises from 0, linearly."""
+    every: int = 0
+    """``step``: steps after which the rate is multiplied; ``cosine``: steps over which it falls."""
+    factor: float = 0.0
+    """``step``: what it is multiplied by; ``cosine``: the part of the rate that is left at the end."""
+
+    def rate(self, rate: float, step: int) -> float:
+        """The rate of a step, from 1: a float32, bit for bit that of the device."""
+        f = np.float32
+        value = f(rate)
+        if step <= self.warm_up:
+            return float(value * (f(step) / f(self.warm_up)))
+        done = step - self.warm_up - 1
+        if self.kind == "step" and self.every:
+            for _ in range(done // self.every):
+                value = value * f(self.factor)
+        elif self.kind == "cosine":
+            low = value * f(self.factor)
+            t = f(done) / f(self.every) if done < self.every else f(1)
+            value = low + (value - low) * _half_wave(t)
+        return float(value)
+
+
+def _half_wave(t: np.float32) -> np.float32:
+    """(1 + cos(π t)) / 2 for t in [0, 1]."""
+    f = np.float32
+    a = (t - f(0.5)) * f(3.14159274)
+    b = a * a
+    s = b * f(2.75573188e-6) - f(1.98412701e-4)
+    for coefficient in (8.33333377e-3, -1.66666672e-1, 1.0):
+        s = s * b + f(coefficient)
+    return f(f(0.5) - f(0.5) * (a * s))

@@ -127,6 +127,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     else:
         graph, cut = _named_cut(source, graph, options.cut)
     device_float, host = split(graph, cut)
+    _check_loss(cut, options)
 
     samples = _samples(graph, options, warnings)
     device = _to_integers(device_float, samples, options, say, warnings)
@@ -342,6 +343,21 @@ def _check_training(options: Options) -> None:
             "a budget for training, but nothing learns",
             where="--train-ram" if options.train_ram is not None else "--train-macs",
             remedy="add --train auto",
+        )
+
+
+def _check_loss(cut: Cut, options: Options) -> None:
+    if options.learning.loss == "none":
+        return
+    if options.train == "none":
+        raise UsageError(
+            "a loss, but nothing learns", where=f"--loss {options.learning.loss}", remedy="add --train last"
+        )
+    if cut.tensor is not None:
+        raise UsageError(
+            f"the loss is where the network ends, and that is on the host: the device ends at '{cut.file_name}'",
+            where=f"--loss {options.learning.loss}",
+            remedy="add --cut none, or leave the loss to the host",
         )
 
 

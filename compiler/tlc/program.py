@@ -69,6 +69,8 @@ class Program:
     """Where something learns: the activation whose gradient the backward pass begins with."""
     folded: dict[str, int] = field(default_factory=dict)
     """Per node of which something learns: where in the state its biases lie as kernels read them (bytes)."""
+    loss: Step | None = None
+    """From a label to the gradient of the top."""
     buffers: dict[str, Buffer] = field(default_factory=dict)
     arena_bytes: int = 0
     state_bytes: int = 0

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tlc.graph import Graph
 from tlc.ops import REGISTRY
+from tlc.ops.losses import Target, Verdict, loss_gradient
 from tlc.ops.training import sgd_step
 from tlc.passes.backward import Plan
 
@@ -90,6 +91,19 @@ class ReferenceTrainer:
             REGISTRY[node.op].gradient(graph, node, inputs, values[node.output], dy, sums)
         self._values = {}
         self.samples += 1
+
+    def learn(self, target: Target) -> Verdict:
+        """:meth:`backward` with the gradient of the plan's loss.
+
+        Args:
+            target: a class; or, of a mean squared error, values of the output's shape.
+
+        Raises:
+            DataError: no such class.
+        """
+        gradient, verdict = loss_gradient(self.graph, self.plan.learning.loss, self._values[self.plan.top], target)
+        self.backward(gradient)
+        return verdict
 
     def update(
         self,

@@ -43,6 +43,7 @@ POINTERS: Mapping[str, tuple[tuple[Origin, str], ...]] = {
     "refresh": (("model", "refresh"),),
     "forward": (("model", "forward"),),
     "backward": (("model", "backward"),),
+    "loss": (("model", "loss"),),
     "update": (("model", "update"),),
     # tlc_ctx_t and tlc_link_config_t, as device.c sets them
     "on_layer": (("runtime", "on_layer"),),

@@ -164,6 +164,33 @@ class Twin:
         told = ctypes.byref(step) if step is not None else None
         self._check(self._c.tlc_twin_backward(self._memory, _pointer(gradient), told))
 
+    def learn(self, target: int | NDArray[np.float32], step: OptimizerStep | None = None) -> tuple[float, int]:
+        """:meth:`backward` with the gradient of the device's own loss.
+
+        Args:
+            target: a class; or, of a mean squared error, values of the output's shape.
+            step: where updates are interleaved, what they are told.
+
+        Returns:
+            The loss, and the class that the device took it for.
+
+        Raises:
+            DeviceError: no such class, or the device has no loss.
+        """
+        values = np.ascontiguousarray(target, np.float32) if isinstance(target, np.ndarray) else None
+        loss, predicted = ctypes.c_float(), ctypes.c_uint32()
+        self._check(
+            self._c.tlc_twin_learn(
+                self._memory,
+                ctypes.c_uint32(0 if values is not None else int(target)),
+                _pointer(values) if values is not None else None,
+                ctypes.byref(step) if step is not None else None,
+                ctypes.byref(loss),
+                ctypes.byref(predicted),
+            )
+        )
+        return loss.value, predicted.value
+
     def update(
         self,
         learning_rate: float,

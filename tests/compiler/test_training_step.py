@@ -10,11 +10,11 @@ import pytest
 from train_models import NETS, SHAPE
 from train_twin import build_twin, integer, layers, smooth
 
-from tlc.errors import UsageError
+from tlc.errors import DataError, DeviceError, UsageError
 from tlc.graph import Graph
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
-from tlc.ops.training import sgd_step
+from tlc.ops.training import log_f32, sgd_step, sqrt_f32
 from tlc.passes.backward import differentiate, last_layer
 from tlc.passes.schedule import gradient_name, schedule
 from tlc.passes.select import parse_spec
@@ -197,3 +197,61 @@ def test_what_is_not_a_number_is_no_step() -> None:
     value = np.array([5, 5, 5], np.int32)
     stepped = sgd_step(value, gradient, np.ones(1, np.float32), learning_rate=1.0, samples=1, step=1, seed=0, salt=0)
     assert stepped.tolist() == [5, 5 - (1 << 24), 5 + (1 << 24)]
+
+
+# ---- losses on the device -----------------------------------------------------------------------------------------------
+
+LOSSES = {
+    "softmax-ce": ("moves", Learning("1", "softmax-ce")),  # ends in a softmax, which belongs to the loss
+    "softmax-ce of logits": ("residual", Learning("many", "softmax-ce", momentum=True)),
+    "mse of probabilities": ("moves", Learning("many", "mse")),
+    "mse": ("shared", Learning("1", "mse", feedback=True)),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_losses_on_the_device(case: str, tmp_path: Path) -> None:
+    name, learning = LOSSES[case]
+    graph, images = int8_net(name)
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=learning)
+    assert (plan.top != graph.outputs[0]) == (case == "softmax-ce")
+    twin, trainer = library.create(), ReferenceTrainer(graph, plan)
+    rng = np.random.default_rng(0)
+    settings = {"momentum": 0.9, "clip": 0.1}
+    first = trainer.params()
+    for step in range(1, STEPS + 1):
+        told = OptimizerStep(0.02, step, 5, **settings) if learning.interleaved else None
+        image = images[rng.integers(len(images))][None]
+        assert np.array_equal(trainer.forward(image)[0], twin.forward(image)[0])
+        target = int(rng.integers(10))
+        if learning.loss == "mse" and step % 2:
+            target = rng.standard_normal(10).astype(np.float32)
+        verdict = trainer.learn(target)
+        assert twin.learn(target, told) == (float(verdict.loss), verdict.predicted), f"loss of step {step}"
+        if told is None:
+            twin.update(0.02, step, 5, **settings)
+        trainer.update(0.02, step, 5, **settings)
+        assert all(np.array_equal(value, twin.params()[n]) for n, value in trainer.params().items()), step
+    assert any(not np.array_equal(value, first[n]) for n, value in trainer.params().items())
+    trainer.forward(images[:1]), twin.forward(images[:1])
+    with pytest.raises(DeviceError, match="argument"):
+        twin.learn(10, OptimizerStep(0.02, STEPS + 1, 5))
+    with pytest.raises(DataError, match="the label is 10, but the network has 10 classes"):
+        trainer.learn(10)
+    twin.learn(9, OptimizerStep(0.02, STEPS + 1, 5))  # the pass is still there
+
+
+def test_a_loss_of_several_rows_is_refused() -> None:
+    graph, _ = int8_net("conv_last")
+    graph.outputs = [graph.nodes[1].output]
+    with pytest.raises(UsageError, match="one row of logits"):
+        differentiate(graph, {graph.nodes[1].inputs[1]: graph.nodes[1].name}, Learning(loss="softmax-ce"))
+
+
+def test_functions_without_libm() -> None:
+    for x in np.random.default_rng(0).exponential(20, 500).astype(np.float32):
+        assert sqrt_f32(x) == pytest.approx(np.sqrt(np.float64(x)), rel=3e-7)
+        assert log_f32(1 + x) == pytest.approx(np.log(np.float64(np.float32(1 + x))), rel=3e-7, abs=3e-7)
+    for x in (1e-37, 1e-20, 1e20, 3e38):
+        assert sqrt_f32(x) == pytest.approx(np.sqrt(x), rel=3e-7)
+    assert sqrt_f32(0.0) == sqrt_f32(-1.0) == sqrt_f32(np.nan) == log_f32(1) == 0

@@ -118,6 +118,15 @@ class Emitter:
             self._call(step, f"gradient of {step.node.op} '{step.node.name}'", -1) for step in self.program.backward
         ]
 
+    def loss(self) -> CCall | None:
+        """The call of the loss; the generated function adds the target and the verdict to its arguments."""
+        step = self.program.loss
+        if step is None:
+            return None
+        out = self._call(step, f"the loss, from '{self.program.top}'", -1)
+        out.text = f"{out.text.removesuffix(');')}, target, verdict);"
+        return out
+
     def weights(self, tensor: str, rows: NDArray[np.int8]) -> str:
         """The array that holds a raw weight tensor."""
         return self.add_array(f"w_{identifier(tensor)}", rows, f"{tensor} {_shape(rows.shape)}")

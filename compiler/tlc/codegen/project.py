@@ -79,6 +79,7 @@ class Emission:
     program: Program
     forward: list[CCall]
     backward: list[CCall]
+    loss: CCall | None
     updates: list[dict[str, Any]]
     refresh: list[str]
     arrays: list[Array]
@@ -104,7 +105,7 @@ def emit(program: Program, packing: Packing) -> Emission:
     forward, backward = emitter.forward(), emitter.backward()
     updates, refresh = _updates(program, emitter)
     codes = _codes(emitter)
-    return Emission(program, forward, backward, updates, refresh, list(emitter.arrays.values()), codes)
+    return Emission(program, forward, backward, emitter.loss(), updates, refresh, list(emitter.arrays.values()), codes)
 
 
 def initial_state(emission: Emission) -> bytes:
@@ -125,6 +126,7 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
         "program": program,
         "forward": forward,
         "backward": emission.backward,
+        "loss": emission.loss,
         "forward_uses_state": any("state" in call.text + "".join(call.before) for call in forward),
         "layer_names": [call.comment.split(":")[0] for call in forward],
         "inputs": [_edge(graph[name], program.offset(name)) for name in graph.inputs],

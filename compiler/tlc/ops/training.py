@@ -39,6 +39,8 @@ __all__ = [
     "copy_call",
     "exp_f32",
     "integer_steps",
+    "limits",
+    "log_f32",
     "mask",
     "mask_call",
     "move_call",
@@ -302,6 +304,21 @@ def exp_f32(x: Float) -> Float:
         y = y * r + f(coefficient)
     power = ((n + 127).astype(np.uint32) << np.uint32(23)).view(np.float32)
     return np.where(near, y * power, f(0))
+
+
+def log_f32(x: float | np.float32) -> np.float32:
+    """The natural logarithm of finite x ≥ 1, operation by operation as ``firmware/src/train/log_f32.h``."""
+    f = np.float32
+    bits = int(np.array([x], np.float32).view(np.uint32)[0])
+    n, m = (bits >> 23) - 127, np.array([(bits & 0x007FFFFF) | 0x3F800000], np.uint32).view(np.float32)[0]
+    if m > f(1.41421354):
+        m, n = m * f(0.5), n + 1
+    s = (m - f(1)) / (m + f(1))
+    t = s * s
+    y = t * f(0.222222222) + f(0.285714298)
+    for coefficient in (0.400000006, 0.666666687, 2.0):
+        y = y * t + f(coefficient)
+    return f(f(n) * f(0.693147182) + s * y)
 
 
 # ---- the optimizer ------------------------------------------------------------------------------------------------------

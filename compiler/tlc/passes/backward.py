@@ -10,19 +10,32 @@ weights of the forward pass; it cannot come before the weight's gradient, since 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tlc.errors import UsageError
 from tlc.graph import Graph, Node
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
-from tlc.ops.base import Accumulator, Call, Grad
+from tlc.ops.base import Accumulator, Call, Grad, Slice
+from tlc.ops.losses import loss_head
+from tlc.ops.training import narrowed
 
-__all__ = ["UPDATE", "Plan", "differentiate", "last_layer"]
+__all__ = ["UPDATE", "Plan", "Selection", "differentiate", "last_layer"]
 
 COPY = "tlc_copy_grad_f32"
 UPDATE = "update"
 """The function of a call that stands for an update of the learned tensor whose accumulator is its argument."""
+
+
+class Selection(dict[str, str]):
+    """What learns: tensor → its node; of the tensors in ``slices`` only that part."""
+
+    def __init__(
+        self, learned: Mapping[str, str] | Iterable[tuple[str, str]] = (), slices: Mapping[str, Slice] | None = None
+    ) -> None:
+        super().__init__(learned)
+        self.slices = dict(slices or {})
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,10 @@ class Plan:
     learning: Learning = field(default_factory=Learning)
     top: str = ""
     """The activation whose gradient is handed in, or computed by the loss."""
+    slices: Mapping[str, Slice] = field(default_factory=dict)
+    """Of these learned tensors only a part learns."""
+    loss: Call | None = None
+    """Where the loss is on the device: from a label to the gradient of the top."""
 
 
 def last_layer(graph: Graph) -> dict[str, str]:
@@ -63,7 +80,8 @@ def differentiate(graph: Graph, learned: dict[str, str], learning: Learning | No
             several layers, or the output does not depend on it.
     """
     learning = learning or Learning()
-    top = graph.outputs[0]
+    slices = learned.slices if isinstance(learned, Selection) else {}
+    top, loss = loss_head(graph, learning.loss)
     leads = _leads(graph, learned, top)
     calls: list[tuple[Node, Call]] = []
     order: list[tuple[Node, frozenset[int]]] = []
@@ -88,10 +106,11 @@ def differentiate(graph: Graph, learned: dict[str, str], learning: Learning | No
             source, target = (_tensor(arg) for arg in copied.args)
             aliases[target] = source
             made = [call for call in made if call is not copied]
+        made = [narrowed(call, slices[name]) if (name := _summed(call)) in slices else call for call in made]
         calls += [(node, call) for call in (_with_updates(made) if learning.interleaved else made)]
         order.append((node, wanted))
         has_gradient.update(node.inputs[index] for index in wanted)
-    return Plan(learned, tuple(calls), aliases, tuple(order), learning, top)
+    return Plan(learned, tuple(calls), aliases, tuple(order), learning, top, slices, loss)
 
 
 def _with_updates(calls: list[Call]) -> list[Call]:
@@ -107,6 +126,11 @@ def _with_updates(calls: list[Call]) -> list[Call]:
         else:
             late += updates
     return result + late
+
+
+def _summed(call: Call) -> str:
+    """The learned tensor whose gradient a call gives; empty where it gives none."""
+    return next((arg.tensor for arg in call.args if isinstance(arg, Accumulator)), "")
 
 
 def _leads(graph: Graph, learned: dict[str, str], top: str) -> set[str]:

@@ -52,6 +52,10 @@ def schedule(graph: Graph, plan: Plan | None = None, packed: Mapping[str, int] |
     program = Program(graph, forward, backward)
     if plan:
         program.learning, program.top = plan.learning, plan.top
+        if plan.loss:
+            node = graph.producer(plan.top)
+            assert node is not None
+            program.loss = Step("loss_head", node, plan.loss, 0)
     _lay_out_state(program, plan)
     _find_lives(program, packed or {}, plan.aliases if plan else {})
     program.arena_bytes = place(program.buffers.values())
@@ -121,6 +125,8 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
         _touch(buffers, name, len(program.forward))
     if program.backward:
         top = gradient_name(program.top)
+        if program.loss:  # which reads it where the gradient will be written
+            _touch(buffers, program.top, len(program.forward))
         # The host's gradient arrives between the passes: it must not lie on anything the backward pass still reads.
         buffers[top] = Buffer(top, 4 * graph[program.top].elements, len(program.forward), len(program.forward))
     for number, step in enumerate(program.backward, len(program.forward)):
@@ -180,7 +186,7 @@ def _last_use(program: Program, name: str) -> int:
         if REGISTRY[node.op].alias and node.inputs[0] in family:
             family.add(node.output)
     uses = [0]
-    if family & set(graph.outputs):
+    if family & {*graph.outputs, *([program.top] if program.loss else [])}:
         uses.append(len(program.forward))
     uses += [number for number, step in enumerate(program.forward) if family & set(step.node.inputs)]
     for number, step in enumerate(program.backward, len(program.forward)):

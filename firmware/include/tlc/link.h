@@ -36,7 +36,10 @@
 #define TLC_LINK_CONTROL_BYTES 64 /* largest control message that it takes */
 #endif
 #ifndef TLC_LINK_HEADER_BYTES
-#define TLC_LINK_HEADER_BYTES 32 /* largest message header, either way */
+#define TLC_LINK_HEADER_BYTES 32 /* largest header of a message that it sends */
+#endif
+#ifndef TLC_LINK_TAKES_BYTES
+#define TLC_LINK_TAKES_BYTES 56 /* largest header of a bulk message that it takes */
 #endif
 
 /* Nothing to change below. */
@@ -94,7 +97,7 @@ typedef struct { /* a frame on its way */
 
 /* Where a bulk message goes: its first header_bytes into the link, the rest to payload. */
 typedef struct {
-    uint32_t header_bytes; /* at most TLC_LINK_HEADER_BYTES */
+    uint32_t header_bytes; /* at most TLC_LINK_TAKES_BYTES */
     uint8_t *payload;      /* (length - header_bytes); NULL: let it come and throw it away */
 } tlc_link_place_t;
 
@@ -160,7 +163,7 @@ typedef struct {
     uint8_t type;
     uint8_t used;
     uint8_t taken; /* handed out by tlc_link_next */
-    uint8_t header[TLC_LINK_HEADER_BYTES];
+    uint8_t header[TLC_LINK_TAKES_BYTES];
 } tlc_link_incoming_t;
 
 typedef struct {

@@ -55,6 +55,18 @@ typedef struct {
     float max_norm; /* where updates are interleaved: bound on the norm of the sample's gradient; 0: any finite one */
 } tlc_step_t;
 
+/* What a sample's output should have been. */
+typedef struct {
+    uint32_t label;      /* the class */
+    const float *values; /* of a mean squared error: as many as the output has; NULL: the label counts */
+} tlc_target_t;
+
+/* What a loss says of it. */
+typedef struct {
+    float loss;
+    uint32_t predicted; /* the first largest of the outputs */
+} tlc_verdict_t;
+
 typedef struct tlc_ctx tlc_ctx_t;
 
 typedef struct tlc_model {
@@ -71,13 +83,17 @@ typedef struct tlc_model {
     const char *const *layer_names; /* (layer_count) */
     const tlc_tensor_t *inputs;     /* (input_count) */
     const tlc_tensor_t *outputs;    /* (output_count); outputs[0] is the smashed tensor of a split model */
-    const tlc_tensor_t *gradient;   /* float32, d loss / d outputs[0] as reals; NULL for a frozen model */
+    const tlc_tensor_t *gradient;   /* float32, d loss / d outputs[0] as reals, or with a loss that contains the softmax
+                                       of its logits; NULL for a frozen model */
     const tlc_param_t *params;      /* (param_count) */
     void (*init)(tlc_ctx_t *ctx);   /* state <- the values in flash; NULL for a frozen model */
     /* Recomputes what is derived from the learned tensors, and clears the optimizer's memory (velocities, residuals);
      * call it after writing to them. NULL for a frozen model. */
     void (*refresh)(tlc_ctx_t *ctx);
     TLC_MUST_CHECK tlc_status_t (*forward)(tlc_ctx_t *ctx);
+    /* Writes the gradient of the sample in the arena at `gradient->offset`, from what it should have been. NULL: the
+     * model has no loss, its gradient is handed in. ARG: no such class; NUMERIC: the loss is not finite. */
+    TLC_MUST_CHECK tlc_status_t (*loss)(tlc_ctx_t *ctx, const tlc_target_t *target, tlc_verdict_t *verdict);
     /* Adds this sample's gradient to the accumulators. Needs the arena as forward left it,
      * and the gradient written at `gradient->offset`. NULL for a frozen model.
      * Where updates are interleaved each tensor is updated on the way, by *step, and the gradients are forgotten;

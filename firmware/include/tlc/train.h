@@ -163,6 +163,51 @@ void tlc_dense_weight_grad_f32(const tlc_dense_grad_t *p, const int8_t *x, const
 /* dy (samples, out), which is multiplied by w_scale in place -> dx (samples, in) */
 void tlc_dense_input_grad_f32(const tlc_dense_grad_t *p, tlc_rows_t *w, float *dy, float *dx);
 
+/* ---- losses ----
+ *
+ * The loss of one sample and its gradient, from a label. ARG: no such class. */
+
+typedef struct {
+    uint32_t classes;
+    float scale; /* of beta * x */
+    float beta;
+} tlc_softmax_ce_t;
+
+/* Softmax and cross-entropy in one, from the logits x (classes): p = softmax(beta x), loss = -log p[label],
+ * dx = beta (p - one-hot). Sums in the order of the classes. */
+TLC_MUST_CHECK tlc_status_t tlc_softmax_ce_f32(const tlc_softmax_ce_t *p, const int8_t *x, float *dx,
+                                               const tlc_target_t *target, tlc_verdict_t *verdict);
+
+typedef struct {
+    uint32_t elements;
+    float scale;
+    int32_t zero_point;
+    float twice_share; /* 2 / elements */
+} tlc_mse_t;
+
+/* The mean squared error of y (elements) against the target's values, which may lie where dy does; or against 1 for its
+ * label and 0 else. NUMERIC: it is not finite. */
+TLC_MUST_CHECK tlc_status_t tlc_mse_f32(const tlc_mse_t *p, const int8_t *y, float *dy, const tlc_target_t *target,
+                                        tlc_verdict_t *verdict);
+
+/* ---- the learning rate of a device that learns alone ---- */
+
+typedef enum {
+    TLC_SCHEDULE_CONSTANT = 0,
+    TLC_SCHEDULE_STEP = 1,   /* times `factor` after every `every` steps */
+    TLC_SCHEDULE_COSINE = 2, /* down to `factor` times the rate over `every` steps, along half a cosine */
+} tlc_schedule_kind_t;
+
+typedef struct {
+    uint8_t kind;     /* tlc_schedule_kind_t */
+    uint32_t warm_up; /* steps over which the rate first rises from 0, linearly */
+    uint32_t every;
+    float factor;
+} tlc_schedule_t;
+
+/* The rate of a step, from 1. */
+float tlc_rate_f32(const tlc_schedule_t *p, float rate, uint32_t step);
+
 /* ---- the optimizer ----
  *
  * An integer w stands for the real s w. With quantization-aware scaling the step of the integer is that of the real by

@@ -28,6 +28,10 @@
  *   int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count)
  *   int tlc_twin_backward(void *memory, const float *gradient, const tlc_step_t *step)
  *                                            after tlc_twin_forward; step may be NULL unless updates are interleaved
+ *   int tlc_twin_learn(void *memory, uint32_t label, const float *values, const tlc_step_t *step, float *loss,
+ *                      uint32_t *predicted)
+ *                                            the same with the gradient of the model's loss; values: NULL, or of a mean
+ *                                            squared error
  *   int tlc_twin_update(void *memory, const tlc_step_t *step)
  *   int tlc_twin_get_params(void *memory, uint8_t *bytes), tlc_twin_set_params(void *memory, const uint8_t *bytes)
  *   int tlc_twin_reset(void *memory)         learned tensors back to the values in flash; the journal stays
@@ -363,6 +367,23 @@ EXPORT int tlc_twin_backward(void *memory, const float *gradient, const tlc_step
     const tlc_status_t status =
         tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_elements());
     return (int)(status == TLC_OK ? tlc_model.backward(ctx, step) : status);
+}
+
+EXPORT int tlc_twin_learn(void *memory, uint32_t label, const float *values, const tlc_step_t *step, float *loss,
+                          uint32_t *predicted) {
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    if (!tlc_model.loss || (!step && !tlc_model.update)) {
+        return TLC_ERR_STATE;
+    }
+    const tlc_target_t target = {.label = label, .values = values};
+    tlc_verdict_t verdict;
+    tlc_status_t status = tlc_model.loss(ctx, &target, &verdict);
+    if (status == TLC_OK) {
+        *loss = verdict.loss;
+        *predicted = verdict.predicted;
+        status = tlc_model.backward(ctx, step);
+    }
+    return (int)status;
 }
 
 EXPORT int tlc_twin_update(void *memory, const tlc_step_t *step) {

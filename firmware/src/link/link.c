@@ -669,7 +669,7 @@ static bool take_bulk(tlc_link_t *link, uint8_t type, uint16_t number, uint32_t 
     if (!message) {
         tlc_link_place_t place = {0, NULL};
         if (!free_one || !link->config.place(link->config.arg, type, length, offset, bytes, count, &place) ||
-            place.header_bytes > TLC_LINK_HEADER_BYTES) {
+            place.header_bytes > TLC_LINK_TAKES_BYTES) {
             return false;
         }
         message = free_one;
