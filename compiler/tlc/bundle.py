@@ -79,6 +79,10 @@ class LearnedTensor(_Model):
     node: str
     shape: tuple[int, ...]
     """As it lies in the state: of a weight, the output channel first."""
+    outs: tuple[int, int] | None = None
+    """The output channels that learn, [first, last); None: all."""
+    ins: tuple[int, int] | None = None
+    """Of a weight, the input channels that learn; None: all."""
     dtype: Literal["int8", "int32"]
     scale: tuple[float, ...]
     offset: int

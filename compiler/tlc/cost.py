@@ -95,7 +95,7 @@ def instructions(program: Program, board: Board, packing: Packing) -> int:
 
 def frozen_weights(program: Program, board: Board) -> dict[str, FrozenWeights]:
     """The weight tensors that never learn, with what their layers cost on a board."""
-    learned = {entry.tensor for entry in program.learned}
+    learned = {entry.tensor for entry in program.learned if entry.part is None}
     found: dict[str, FrozenWeights] = {}
     for step in program.forward:
         for arg in step.call.args if step.call else ():
@@ -156,7 +156,7 @@ def journal_slot_bytes(program: Program, board: Board) -> int:
 def model_code_bytes(program: Program) -> int:
     """A budget for the generated tlc_model.c: calls, what they are told, names."""
     steps = [(step, step.call) for step in [*program.forward, *program.backward] if step.call is not None]
-    calls = sum(4 * len(call.fields) + CALL_CODE + CALL_CONSTANTS for _, call in steps)
+    calls = sum(4 * len(call.fields) + CALL_CODE + CALL_CONSTANTS for call in _calls(program))
     names = sum(len(step.node.op) + len(step.node.name) + 8 for step, _ in steps)
     edges = sum(len(name) + 48 for name in [*program.graph.inputs, *program.graph.outputs])
     learned = sum(len(tensor.tensor) + 3 * CALL_CODE for tensor in program.learned)
@@ -214,7 +214,8 @@ def estimate(cut: str, program: Program, board: Board, packing: Packing, transpo
 
 
 def _calls(program: Program) -> list[Call]:
-    return [step.call for step in [*program.forward, *program.backward] if step.call is not None]
+    calls = [step.call for step in [*program.forward, *program.backward] if step.call is not None]
+    return calls + [call for step in program.forward for call in step.keeping]
 
 
 def _stored_bytes(program: Program, packing: Packing) -> int:
@@ -227,7 +228,8 @@ def _stored_bytes(program: Program, packing: Packing) -> int:
                 sizes[arg.tensor] = packed.flash_bytes if packed else arg.values.size
             elif isinstance(arg, Bias):
                 sizes[arg.tensor or f"bias {id(arg)}"] = 4 * arg.values.size
-    return sum(sizes.values()) + packing.table_bytes
+    slices = sum(entry.elements for entry in program.learned if entry.part and entry.kind == "weight")
+    return sum(sizes.values()) + slices + packing.table_bytes
 
 
 def _table_bytes(program: Program) -> int:
@@ -237,8 +239,9 @@ def _table_bytes(program: Program) -> int:
         quant = graph[learned.tensor].quant
         size += 4 * quant.scale.size if quant else 0
     nodes = {node.name: node for node in graph.nodes}
+    whole = {learned.tensor for learned in program.learned if learned.part is None}
     for name in program.folded:  # where only the bias learns: what the frozen weights fold into it
-        if nodes[name].inputs[1] not in {learned.tensor for learned in program.learned}:
+        if nodes[name].inputs[1] not in whole:
             size += 4 * graph[nodes[name].output].shape[-1]
     for call in _calls(program):
         tables = [value for value in [*call.fields.values(), *call.args] if isinstance(value, Table)]

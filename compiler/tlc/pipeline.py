@@ -44,7 +44,7 @@ from tlc.passes.schedule import schedule
 from tlc.passes.select import ROLES, learnable, parse_spec
 from tlc.passes.select_auto import Budget, Selector, Training
 from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split
-from tlc.program import Program, rows_shape
+from tlc.program import Program, learned_scale, rows_shape
 
 __all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
 
@@ -487,7 +487,9 @@ def _learned(program: Program) -> tuple[LearnedTensor, ...]:
                 node=learned.node,
                 shape=rows_shape(program.graph, learned),
                 dtype="int8" if learned.kind == "weight" else "int32",
-                scale=tuple(float(scale) for scale in tensor.quant.scale),
+                outs=learned.part.outs if learned.part else None,
+                ins=learned.part.ins if learned.part else None,
+                scale=tuple(float(scale) for scale in learned_scale(program.graph, learned)),
                 offset=learned.offset,
                 elements=learned.elements,
             )

@@ -6,12 +6,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tlc.graph import Graph, Node, Shape
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
-from tlc.ops.base import Call
+from tlc.ops.base import Array, Call, Slice
 
-__all__ = ["Buffer", "Learned", "Program", "Step", "align", "rows_shape"]
+__all__ = ["Buffer", "Learned", "Program", "Step", "align", "learned_scale", "rows_of", "rows_shape"]
 
 ALIGN = 16
 
@@ -52,6 +55,8 @@ class Learned:
     offset: int
     accumulator: int | None = None
     """The sum of its gradients since the last update; without, the sum lies in the arena until the update."""
+    part: Slice | None = None
+    """What learns of it; None: all."""
     velocity: int | None = None
     residual: int | None = None
 
@@ -99,6 +104,26 @@ def rows_shape(graph: Graph, learned: Learned) -> Shape:
     it; depthwise (1, KH, KW, C · M) becomes (C · M, 1, KH, KW)."""
     shape = graph[learned.tensor].shape
     axis = next(REGISTRY[node.op].weight_axis(node) for node in graph.nodes if node.name == learned.node)
-    if learned.kind == "bias" or axis is None:
+    if learned.kind == "weight" and axis is not None:
+        shape = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    if learned.part is None:
         return shape
-    return (shape[axis], *shape[:axis], *shape[axis + 1 :])
+    outs, ins = learned.part.outs, learned.part.ins
+    inner = shape[1:] if ins is None else (*shape[1:-1], ins[1] - ins[0])
+    return (outs[1] - outs[0], *inner)
+
+
+def rows_of(graph: Graph, learned: Learned) -> Array:
+    """A learned tensor's integers in that shape, as they are in the graph."""
+    axis = next(REGISTRY[node.op].weight_axis(node) for node in graph.nodes if node.name == learned.node)
+    rows = graph.data(learned.tensor)
+    if learned.kind == "weight" and axis is not None:
+        rows = np.moveaxis(rows, axis, 0)
+    return np.ascontiguousarray(rows if learned.part is None else learned.part.of(rows))
+
+
+def learned_scale(graph: Graph, learned: Learned) -> NDArray[np.float32]:
+    """The scale of each output channel that learns, or the one of all."""
+    quant = graph[learned.tensor].quant
+    assert quant is not None
+    return quant.scale if learned.part is None or len(quant.scale) == 1 else quant.scale[slice(*learned.part.outs)]

@@ -120,10 +120,11 @@ class ReferenceTrainer:
         for salt, name in enumerate(self.plan.learned):
             tensor = self.graph[name]
             assert tensor.quant is not None
-            rows = sgd_step(
-                self._rows(name),
-                self._sums[name],
-                tensor.quant.scale,
+            values, at = self._rows(name).copy(), self._part(name)
+            values[at] = sgd_step(
+                values[at],
+                self._sums[name][at],
+                tensor.quant.scale if len(tensor.quant.scale) == 1 else tensor.quant.scale[at[0]],
                 learning_rate=learning_rate,
                 samples=self.samples,
                 step=step,
@@ -132,22 +133,29 @@ class ReferenceTrainer:
                 momentum=momentum,
                 weight_decay=weight_decay,
                 clip=clip,
-                velocity=self._velocities.get(name),
-                residual=self._residuals.get(name),
+                velocity=self._velocities[name][at] if name in self._velocities else None,
+                residual=self._residuals[name][at] if name in self._residuals else None,
                 qas=self.plan.learning.qas,
             )
-            tensor.data = np.ascontiguousarray(np.moveaxis(rows, 0, self._axes[name]))
+            tensor.data = np.ascontiguousarray(np.moveaxis(values, 0, self._axes[name]))
             self._sums[name][...] = 0
         self.samples = 0
         self._values = {}
 
     def params(self) -> dict[str, NDArray[Any]]:
         """The learned tensors' integers as they lie in the state: weights as rows, one an output channel."""
-        return {name: np.ascontiguousarray(self._rows(name)) for name in self.plan.learned}
+        return {name: np.ascontiguousarray(self._rows(name)[self._part(name)]) for name in self.plan.learned}
 
     def gradients(self) -> dict[str, Float]:
         """The accumulators, laid out like :meth:`params`."""
-        return {name: total.copy() for name, total in self._sums.items()}
+        return {name: total[self._part(name)].copy() for name, total in self._sums.items()}
+
+    def _part(self, name: str) -> tuple[Any, ...]:
+        """What learns of a tensor, as an index of its rows."""
+        part = self.plan.slices.get(name)
+        if part is None:
+            return (slice(None),)
+        return (slice(*part.outs),) if part.ins is None else (slice(*part.outs), ..., slice(*part.ins))
 
     def _rows(self, name: str) -> NDArray[Any]:
         return np.moveaxis(self.graph.data(name), self._axes[name], 0)

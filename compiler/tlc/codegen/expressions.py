@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tlc.ops.base import Accumulator, Address, Bias, Grad, Param, Rows, Scratch, Table
+from tlc.graph import Graph
+from tlc.ops.base import Accumulator, Address, Bias, Grad, Kept, Param, Rows, Scratch, Table
 from tlc.passes.backward import UPDATE
 from tlc.passes.pack import Packing
 from tlc.passes.schedule import gradient_name, scratch_name, sum_name
-from tlc.program import Program, Step, align
+from tlc.program import Learned, Program, Step, align
 
 __all__ = ["Array", "CCall", "Emitter", "c_array", "c_float", "identifier"]
 
@@ -54,6 +55,8 @@ class CCall:
     before: list[str] = field(default_factory=list)
     text: str = ""
     layer: int = -1
+    keeping: list[CCall] = field(default_factory=list)
+    """What follows it to keep what the backward pass needs of its output."""
     updates: str = ""
     """The learned tensor of which this is the update."""
 
@@ -109,7 +112,11 @@ class Emitter:
             source = graph[graph.activations(step.node)[0]]
             shapes = f"{_shape(source.shape)} -> {_shape(graph[step.node.output].shape)}"
             macs = f"; {step.macs:,} MACs" if step.macs else ""
-            calls.append(self._call(step, f"{step.node.op} '{step.node.name}': {shapes}{macs}", index))
+            made = self._call(step, f"{step.node.op} '{step.node.name}': {shapes}{macs}", index)
+            for number, call in enumerate(step.keeping):
+                kept = replace(step, name=f"{step.name}_keep{number}", call=call, keeping=())
+                made.keeping.append(self._call(kept, f"what is kept of '{step.node.output}'", -1))
+            calls.append(made)
         return calls
 
     def backward(self) -> list[CCall]:
@@ -149,8 +156,7 @@ class Emitter:
                 scratch += align(arg.bytes)
             elif isinstance(arg, Rows):
                 arguments.append(self._rows(step, arg, out, scratch))
-                packed = self.packing.weights.get(arg.tensor)
-                scratch += align(arg.ahead * packed.scratch_bytes) if packed else 0
+                scratch += align(arg.ahead * self._row_scratch(arg))
             else:
                 arguments.append(self._argument(step, arg))
         if self.program.learning.interleaved:
@@ -169,7 +175,7 @@ class Emitter:
             return c_float(value)
         return "INT32_MIN" if value == -(1 << 31) else str(value)
 
-    def _argument(self, step: Step, arg: Address | Bias | Table | Grad | Accumulator | Param) -> str:
+    def _argument(self, step: Step, arg: Address | Bias | Table | Grad | Accumulator | Param | Kept) -> str:
         if isinstance(arg, Address):
             return self.address(arg.tensor, arg.is_output)
         if isinstance(arg, Grad):
@@ -177,6 +183,10 @@ class Emitter:
             return f"({const}float *)(a + {self.program.offset(gradient_name(arg.tensor))})"
         if isinstance(arg, Accumulator):
             return self.accumulator(arg.tensor)
+        if isinstance(arg, Kept):
+            const = "" if arg.is_output else "const "
+            kind = "uint8_t" if arg.is_mask else "int8_t"
+            return f"({const}{kind} *)(a + {self.program.offset(arg.name)})"
         if isinstance(arg, Param):
             return f"(const int8_t *)(state + {self.learned[arg.tensor].offset})"
         if isinstance(arg, Bias) and step.node.name in self.program.folded:
@@ -200,18 +210,32 @@ class Emitter:
     def _rows(self, step: Step, arg: Rows, out: CCall, scratch: int) -> str:
         name = f"{step.name}_w"
         row_bytes = arg.values.shape[1]
-        if arg.tensor in self.learned:
+        learned = self.learned.get(arg.tensor)
+        if learned is not None and learned.part is None:
             state = f"(const int8_t *)(state + {self.learned[arg.tensor].offset})"
             out.before.append(f"tlc_rows_t {name} = tlc_rows_raw({state}, {row_bytes});")
-        elif self.packing.weights[arg.tensor].code:
+            return f"&{name}"
+        row = f"(int8_t *)(a + {scratch})"
+        if self.packing.weights[arg.tensor].code:
             packed = self.packing.weights[arg.tensor]
             comment = f"{arg.tensor} {_shape(arg.values.shape)}, {packed.bits_per_weight:.2f} bits a weight"
             stream = self.add_array(f"w_{identifier(arg.tensor)}", packed.data, comment)
-            row = f"(int8_t *)(a + {scratch})"
-            out.before.append(f"tlc_rows_t {name} = tlc_rows_packed({stream}, {row_bytes}, &{packed.code}, {row});")
+            rows = f"tlc_rows_packed({stream}, {row_bytes}, &{packed.code}, {row})"
         else:
-            out.before.append(f"tlc_rows_t {name} = tlc_rows_raw({self.weights(arg.tensor, arg.values)}, {row_bytes});")
+            rows = f"tlc_rows_raw({self.weights(arg.tensor, arg.values)}, {row_bytes})"
+        if learned is not None:
+            part = _slice(self.program.graph, learned, row_bytes)
+            out.before.append(f"static const tlc_slice_t {name}_slice = {part};")
+            rows = f"tlc_rows_sliced({rows}, &{name}_slice, (const int8_t *)(state + {learned.offset}), {row})"
+        out.before.append(f"tlc_rows_t {name} = {rows};")
         return f"&{name}"
+
+    def _row_scratch(self, arg: Rows) -> int:
+        """What a row takes where the kernel cannot read it as it lies."""
+        packed, learned = self.packing.weights.get(arg.tensor), self.learned.get(arg.tensor)
+        if packed and packed.code:
+            return packed.scratch_bytes
+        return arg.values.shape[1] if learned and learned.part else 0
 
     def _scratch_offset(self, step: Step) -> int:
         name = scratch_name(step.name)
@@ -225,6 +249,17 @@ class Emitter:
         values = np.ascontiguousarray(values)
         self.arrays[name] = Array(name, C_TYPES[values.dtype.name], values, comment)
         return name
+
+
+def _slice(graph: Graph, learned: Learned, row_bytes: int) -> str:
+    """The ``tlc_slice_t`` of a weight of which a part learns."""
+    part = learned.part
+    assert part is not None
+    depth = graph[learned.tensor].shape[-1] if part.ins else row_bytes
+    first, last = part.ins or (0, depth)
+    fields = {"first": part.outs[0], "last": part.outs[1], "taps": row_bytes // depth, "depth": depth}
+    fields |= {"offset": first, "count": last - first}
+    return "{" + ", ".join(f".{key} = {value}" for key, value in fields.items()) + "}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

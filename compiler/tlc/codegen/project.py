@@ -27,7 +27,7 @@ from tlc.ops.base import Bias
 from tlc.ops.training import integer_steps
 from tlc.passes.pack import Packing, table_arrays
 from tlc.passes.schedule import gradient_name
-from tlc.program import Program, Step
+from tlc.program import Learned, Program, Step, learned_scale, rows_of
 from tlc.resources import firmware_dir
 
 __all__ = ["Emission", "Settings", "emit", "initial_state", "render_application", "render_model", "write_project"]
@@ -125,6 +125,7 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
     context: dict[str, Any] = {
         "program": program,
         "forward": forward,
+        "keeping": [kept for call in forward for kept in call.keeping],
         "backward": emission.backward,
         "loss": emission.loss,
         "forward_uses_state": any("state" in call.text + "".join(call.before) for call in forward),
@@ -298,9 +299,9 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
         tensor = program.graph[learned.tensor]
         assert tensor.quant is not None
         weight = learned.kind == "weight"
-        values = emitter.learned_rows[learned.tensor] if weight else program.graph.data(learned.tensor)
+        values = rows_of(program.graph, learned)
         name = f"u{number:02}_{identifier(learned.tensor)}"
-        unit = integer_steps(tensor.quant.scale, program.learning.qas)
+        unit = integer_steps(learned_scale(program.graph, learned), program.learning.qas)
         what = "1 / scale" if program.learning.qas else "scale"
         table = emitter.add_array(f"{name}_unit", unit, f"{what} of {learned.tensor}")
         kept = f"(float *)(state + {learned.velocity})" if learned.velocity is not None else "NULL"
@@ -314,7 +315,7 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
         updates.append(
             {
                 "name": name,
-                "comment": f"{learned.tensor} {tuple(tensor.shape)}",
+                "comment": f"{learned.tensor} {values.shape}{_of_whole(learned, tensor)}",
                 "tensor": learned.tensor,
                 "offset": learned.offset,
                 "elements": learned.elements,
@@ -332,11 +333,46 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
                 ],
             }
         )
-    return updates, [_fold_line(program, emitter, step) for step in program.forward if step.node.name in program.folded]
+    folded = [step for step in program.forward if step.node.name in program.folded]
+    return updates, [line for step in folded for line in _fold_lines(program, emitter, step)]
+
+
+def _of_whole(learned: Learned, tensor: Tensor) -> str:
+    return f" of {tuple(tensor.shape)}" if learned.part else ""
+
+
+def _fold_lines(program: Program, emitter: Emitter, step: Step) -> list[str]:
+    """Biases with the input's zero point folded in: from weights that learn, or by what frozen ones fold in."""
+    parts = {learned.tensor: learned for learned in program.learned if learned.part}
+    sliced = [parts[name] for name in step.node.inputs[1:] if name in parts]
+    return _fold_slices(program, emitter, step) if sliced else [_fold_line(program, emitter, step)]
+
+
+def _fold_slices(program: Program, emitter: Emitter, step: Step) -> list[str]:
+    """The same where of a tensor only a slice learns: what is frozen, and then what each learned tensor adds."""
+    graph, node, at = program.graph, step.node, program.folded[step.node.name]
+    quant = graph[node.inputs[0]].quant
+    assert quant is not None and step.call is not None
+    whole = next(arg.values for arg in step.call.args if isinstance(arg, Bias))
+    frozen = whole.astype(np.int64)
+    lines = []
+    for learned in (entry for entry in program.learned if entry.tensor in node.inputs[1:]):
+        values = rows_of(graph, learned).astype(np.int64)
+        first = learned.part.outs[0] if learned.part else 0
+        to, rows = f"(int32_t *)(state + {at + 4 * first})", len(values)
+        if learned.kind == "weight":
+            size, weights = values.size // rows, f"(const int8_t *)(state + {learned.offset})"
+            frozen[first : first + rows] += quant.zero_point * values.reshape(rows, -1).sum(axis=1)
+            lines.append(f"tlc_fold_slice({weights}, {rows}, {size}, {quant.zero_point}, {to});")
+        else:
+            frozen[first : first + rows] -= values
+            lines.append(f"tlc_add_bias({to}, {rows}, (const int32_t *)(state + {learned.offset}), {to});")
+    part = frozen.astype(np.uint32).view(np.int32)  # modulo 2^32
+    table = emitter.add_array(f"{step.name}_fold", part, f"what is frozen of the biases of {node.name}")
+    return [f"memcpy(state + {at}, {table}, sizeof {table});", *lines]
 
 
 def _fold_line(program: Program, emitter: Emitter, step: Step) -> str:
-    """Biases with the input's zero point folded in: from weights that learn, or by what frozen ones fold in."""
     graph, node = program.graph, step.node
     offsets = {learned.tensor: learned.offset for learned in program.learned}
     quant = graph[node.inputs[0]].quant

@@ -140,16 +140,22 @@ class Kept:
 
     name: str
     bytes: int
+    is_mask: bool
     is_output: bool = False
 
 
 @dataclass(frozen=True)
 class Slice:
     """The part of a weight or bias that learns: output channels [first, last), and of the input channels that each of
-    them reads ``ins``; (0, 1) where there is one (depthwise) or none (a bias)."""
+    them reads ``ins``; None for a bias, and for a depthwise weight, which reads one."""
 
     outs: tuple[int, int]
-    ins: tuple[int, int] = (0, 1)
+    ins: tuple[int, int] | None = None
+
+    def of(self, rows: Array) -> Array:
+        """The part of an array whose first axis is the output channels, and the last, with ``ins``, the input channels."""
+        part = rows[slice(*self.outs)]
+        return part if self.ins is None else part[..., slice(*self.ins)]
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,8 @@ class Operator(ABC):
     """The output is the input's bytes: nothing is computed (reshape)."""
     in_place: ClassVar[bool] = False
     """The output may lie over an input of the same shape that nobody reads any more."""
+    shrinks: ClassVar[bool] = False
+    """``in_place``, and also over the beginning of a larger input with as many channels."""
 
     @abstractmethod
     def infer(self, graph: Graph, node: Node) -> Shape:

@@ -65,6 +65,7 @@ class DepthwiseConv2d(Operator):
 
     name = "depthwise_conv2d"
     in_place = True
+    shrinks = True
     Attrs = Attrs
     rules = (constant_weight, constant_bias, whole_multiplier, positive_pads, fitting_sum)
 

@@ -238,7 +238,7 @@ def narrowed(call: Call, part: Slice) -> Call:
     """The gradient of a slice of the weight or bias whose gradient a call gives."""
     first, last = part.outs
     fields: dict[str, int | float | Table] = {**call.fields, "out_first": first, "outs": last - first}
-    if "ins" in call.fields:
+    if part.ins is not None:
         fields |= {"in_first": part.ins[0], "ins": part.ins[1] - part.ins[0]}
     return dataclasses.replace(call, fields=fields)
 

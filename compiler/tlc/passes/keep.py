@@ -8,9 +8,10 @@ activation is wanted, these are kept when it has been computed, and the activati
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from tlc.graph import Graph, Node
+from tlc.ops import REGISTRY
 from tlc.ops.base import Address, Call, Kept, Table
 
 __all__ = ["keep_little"]
@@ -18,8 +19,14 @@ __all__ = ["keep_little"]
 Calls = list[tuple[Node, Call]]
 
 
-def keep_little(graph: Graph, calls: Sequence[tuple[Node, Call]]) -> tuple[Calls, dict[str, list[Call]]]:
-    """The backward calls, reading what is kept, and by activation the calls that keep it."""
+def keep_little(
+    graph: Graph, calls: Sequence[tuple[Node, Call]], there: Set[str]
+) -> tuple[Calls, dict[str, list[Call]]]:
+    """The backward calls, reading what is kept, and by the activation that a step computes the calls that keep it.
+
+    Args:
+        there: activations that are there anyway when the backward pass begins.
+    """
     result = list(calls)
     readers: dict[str, list[int]] = {}
     for index, (_, call) in enumerate(calls):
@@ -28,7 +35,8 @@ def keep_little(graph: Graph, calls: Sequence[tuple[Node, Call]]) -> tuple[Calls
                 readers.setdefault(arg.tensor, []).append(index)
     keeping: dict[str, list[Call]] = {}
     for tensor, indices in readers.items():
-        if tensor in graph.inputs or tensor in graph.outputs:  # it is there anyway, or no step has computed it
+        source = _computed(graph, tensor)
+        if source in graph.inputs or there & {source, tensor}:  # no step computes it, or nothing would be gained
             continue
         forms = [_kept(tensor, calls[index][1]) for index in indices]
         whole = [form for form in forms if form is not None]
@@ -41,15 +49,21 @@ def keep_little(graph: Graph, calls: Sequence[tuple[Node, Call]]) -> tuple[Calls
         for index, (keep, read) in zip(indices, whole, strict=True):
             result[index] = (calls[index][0], read)
             made[next(arg.name for arg in keep.args if isinstance(arg, Kept))] = keep
-        keeping[tensor] = list(made.values())
+        keeping.setdefault(source, []).extend(made.values())
     return result, keeping
+
+
+def _computed(graph: Graph, tensor: str) -> str:
+    """The tensor whose bytes these are: reshapes compute nothing."""
+    node = graph.producer(tensor)
+    return _computed(graph, node.inputs[0]) if node is not None and REGISTRY[node.op].alias else tensor
 
 
 def _kept(tensor: str, call: Call) -> tuple[Call, Call] | None:
     """A call that keeps what a backward call reads of an activation, and that call, reading it; None: it needs all of it."""
     if call.function == "tlc_mask_grad_f32":
         elements = _number(call, "elements")
-        kept = Kept(f"mask({tensor})", (elements + 7) // 8)
+        kept = Kept(f"mask({tensor})", (elements + 7) // 8, is_mask=True)
         keep = Call("tlc_keep_mask_s8", call.struct, call.fields, (Address(tensor), _written(kept)))
         return keep, Call("tlc_masked_grad_f32", "tlc_masked_grad_t", {"elements": elements}, (kept, *call.args[1:]))
     channels = {"tlc_conv2d_weight_grad_f32": "in_c", "tlc_dense_weight_grad_f32": "in"}.get(call.function)
@@ -59,7 +73,7 @@ def _kept(tensor: str, call: Call) -> tuple[Call, Call] | None:
     if count == _number(call, channels):
         return None
     rows = _number(call, "samples") if channels == "in" else _number(call, "in_h") * _number(call, "in_w")
-    kept = Kept(f"{tensor}[{first}:{first + count}]", rows * count)
+    kept = Kept(f"{tensor}[{first}:{first + count}]", rows * count, is_mask=False)
     fields: dict[str, int | float | Table] = {
         "rows": rows,
         "channels": _number(call, channels),

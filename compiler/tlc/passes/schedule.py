@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from tlc.graph import Graph, Node
 from tlc.ops import REGISTRY
-from tlc.ops.base import Accumulator, Address, Call, Grad, Rows, Scratch
+from tlc.ops.base import Accumulator, Address, Call, Grad, Kept, Rows, Scratch
 from tlc.passes.backward import Plan
+from tlc.passes.keep import keep_little
 from tlc.passes.memory import place
 from tlc.program import Buffer, Learned, Program, Step, align
 
 __all__ = ["gradient_name", "schedule", "scratch_name", "sum_name"]
+
+
+IN_PLACE = "_plane_grad_f32"
+"""How the functions are called whose gradient may lie over the one that they read."""
 
 
 def gradient_name(tensor: str) -> str:
@@ -47,8 +53,10 @@ def schedule(graph: Graph, plan: Plan | None = None, packed: Mapping[str, int] |
     forward = [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
     backward = []
     if plan:
-        for index, (node, call) in enumerate(plan.calls):
-            backward.append(Step(f"g{index:02}_{_identifier(call.function)}", node, call, 0))
+        calls, keeping = keep_little(graph, plan.calls, {*graph.outputs, plan.top})
+        forward = [replace(step, keeping=tuple(keeping.get(step.node.output, ()))) for step in forward]
+        for index, (of, call) in enumerate(calls):
+            backward.append(Step(f"g{index:02}_{_identifier(call.function)}", of, call, 0))
     program = Program(graph, forward, backward)
     if plan:
         program.learning, program.top = plan.learning, plan.top
@@ -57,7 +65,11 @@ def schedule(graph: Graph, plan: Plan | None = None, packed: Mapping[str, int] |
             assert node is not None
             program.loss = Step("loss_head", node, plan.loss, 0)
     _lay_out_state(program, plan)
-    _find_lives(program, packed or {}, plan.aliases if plan else {})
+    scratch = dict(packed or {})
+    if plan:
+        for name in plan.slices:  # where they are not packed, a row is put together there all the same
+            scratch.setdefault(name, _row_elements(graph, name, plan.learned[name]))
+    _find_lives(program, scratch, plan.aliases if plan else {})
     program.arena_bytes = place(program.buffers.values())
     return program
 
@@ -80,9 +92,10 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
     names = list(plan.learned)
     offset = 0
     offsets: dict[str, int] = {}
+    counts = {name: _elements(graph, plan, name) for name in names}
     for name in names:
         offsets[name] = offset
-        offset = align(offset + graph[name].bytes, 4)
+        offset = align(offset + counts[name] * (1 if graph[name].dtype == "int8" else 4), 4)
     program.param_bytes = offset
     for node in graph.nodes:
         if any(name in offsets for name in node.inputs[1:]):
@@ -92,21 +105,22 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
     if not plan.learning.interleaved:
         for name in names:
             parts[name]["accumulator"] = offset
-            offset += 4 * graph[name].elements
+            offset += 4 * counts[name]
     program.memory_offset = offset
     if plan.learning.momentum:
         for name in names:
             parts[name]["velocity"] = offset
-            offset += 4 * graph[name].elements
+            offset += 4 * counts[name]
     if plan.learning.feedback:
         for name in names:
             if graph[name].dtype == "int8":
                 parts[name]["residual"] = offset
-                offset += graph[name].elements
+                offset += counts[name]
     for name in names:
         kind: Literal["weight", "bias"] = "weight" if graph[name].dtype == "int8" else "bias"
+        part = plan.slices.get(name)
         program.learned.append(
-            Learned(name, kind, plan.learned[name], graph[name].elements, offsets[name], **parts[name])
+            Learned(name, kind, plan.learned[name], counts[name], offsets[name], part=part, **parts[name])
         )
     program.state_bytes = align(offset)
 
@@ -120,6 +134,8 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
         for name in graph.activations(step.node):
             _touch(buffers, name, number)
         _add_output(program, step, number)
+        for kept in (arg for call in step.keeping for arg in call.args if isinstance(arg, Kept)):
+            buffers[kept.name] = Buffer(kept.name, kept.bytes, number, number)
         _add_scratch(program, step, number, packed)
     for name in graph.outputs:
         _touch(buffers, name, len(program.forward))
@@ -134,23 +150,45 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
         for arg in step.call.args:
             if isinstance(arg, Address) and arg.tensor in buffers:
                 _touch(buffers, arg.tensor, number)
+            if isinstance(arg, Kept):
+                _touch(buffers, arg.name, number)
             if isinstance(arg, Grad):
-                _touch(buffers, _add_gradient(program, arg.tensor, number, aliases), number)
+                _touch(buffers, _add_gradient(program, step.call, arg.tensor, number, aliases), number)
             if isinstance(arg, Accumulator) and program.learning.interleaved:
                 name = sum_name(arg.tensor)
-                buffers.setdefault(name, Buffer(name, 4 * graph[arg.tensor].elements, number, number)).last = number
+                elements = next(entry.elements for entry in program.learned if entry.tensor == arg.tensor)
+                buffers.setdefault(name, Buffer(name, 4 * elements, number, number)).last = number
         _add_scratch(program, step, number, packed)
     assert all(buffer.last <= end for buffer in buffers.values())
     _check_shares(program)
 
 
-def _add_gradient(program: Program, tensor: str, number: int, aliases: Mapping[str, str]) -> str:
+def _add_gradient(program: Program, call: Call, tensor: str, number: int, aliases: Mapping[str, str]) -> str:
     name = gradient_name(tensor)
     if name not in program.buffers:
-        program.buffers[name] = Buffer(name, 4 * program.graph[tensor].elements, number, number)
+        buffer = program.buffers[name] = Buffer(name, 4 * program.graph[tensor].elements, number, number)
         if tensor in aliases:
-            program.buffers[name].shares = _add_gradient(program, aliases[tensor], number, aliases)
+            buffer.shares = _add_gradient(program, call, aliases[tensor], number, aliases)
+        elif call.function.endswith(IN_PLACE):  # nobody reads the output's gradient after it
+            source = next(gradient_name(arg.tensor) for arg in call.args if isinstance(arg, Grad))
+            if program.buffers[source].bytes == buffer.bytes:
+                buffer.shares = source
     return name
+
+
+def _elements(graph: Graph, plan: Plan, name: str) -> int:
+    """How many of a tensor's elements learn."""
+    part = plan.slices.get(name)
+    if part is None:
+        return graph[name].elements
+    elements = (part.outs[1] - part.outs[0]) * _row_elements(graph, name, plan.learned[name])
+    return elements if part.ins is None else elements // graph[name].shape[-1] * (part.ins[1] - part.ins[0])
+
+
+def _row_elements(graph: Graph, name: str, node_name: str) -> int:
+    """Elements of a learned tensor for each output channel."""
+    node = next(node for node in graph.nodes if node.name == node_name)
+    return graph[name].elements // graph[node.output].shape[-1]
 
 
 def _touch(buffers: dict[str, Buffer], name: str, number: int) -> None:
@@ -169,8 +207,14 @@ def _add_output(program: Program, step: Step, number: int) -> None:
         buffer.shares = step.node.inputs[0]
     elif operator.in_place:
         for name in graph.activations(step.node):
-            if graph[name].shape == tensor.shape and _last_use(program, name) <= number:
+            if _last_use(program, name) > number:
+                continue
+            if graph[name].shape == tensor.shape:
                 buffer.shares = name
+                break
+            root = buffers[_root(buffers, name)]
+            if operator.shrinks and graph[name].shape[-1] == tensor.shape[-1] and tensor.bytes <= root.bytes:
+                buffer.over = root.name
                 break
     buffers[tensor.name] = buffer
     if buffer.shares:
