@@ -25,6 +25,16 @@ from tlc.ops.base import (
 )
 from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
 from tlc.ops.training import Range, add_over, copy_call, mask, mask_call, move_call, real_range
+from tlc.ops.training_int import (
+    Fixed,
+    add_many_to_one,
+    copy_call_int,
+    mask_call_int,
+    masked,
+    move,
+    move_calls_int,
+    sum_call_int,
+)
 
 LEFT_SHIFT = 20
 """Both terms get this many fraction bits before they are rescaled: 255 · 2^20 leaves room for a sum in int32."""
@@ -125,6 +135,32 @@ class Add(Operator):
         dy = mask(graph, node, output, dy, self._reach(graph, node))
         for index, dx in sums.items():
             add_over(dx, dy if index == 0 or self.sign > 0 else -dy)
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        y = graph[node.output].shape
+        calls = mask_call_int(graph, node, self._reach(graph, node))
+        for index in sorted(wanted):
+            shape, sign, add = graph[node.inputs[index]].shape, self.sign if index else 1, index in adding
+            if shape != y:
+                calls.append(sum_call_int(graph, node, index, pair_loops(shape, y), add=add, sign=sign))
+            elif sign > 0:
+                calls.append(copy_call_int(graph, node, index, add))
+            else:
+                calls += move_calls_int(graph, node, index, pair_loops(shape, y), add=add, scale=-1.0)
+        return calls
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        dy = masked(graph, node, output, dy, self._reach(graph, node))
+        for index, dx in sums.items():
+            sign = self.sign if index else 1
+            if dx.values.shape != dy.values.shape:
+                add_many_to_one(dx, dy, sign)
+            else:
+                dx.put(dy if sign > 0 else move(dy, -1.0))
 
     def _reach(self, graph: Graph, node: Node) -> Range:
         a, b = (real_range(graph, name) for name in node.inputs)

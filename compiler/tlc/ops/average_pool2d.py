@@ -11,8 +11,9 @@ import numpy as np
 
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Activation, Array, Call, Grad, Operator, activation_range, apply_activation
-from tlc.ops.max_pool2d import pool_args, pool_fields, pool_grad_fields, small_pads, windows
+from tlc.ops.max_pool2d import pool_args, pool_fields, pool_grad_fields, pool_grad_fields_int, small_pads, windows
 from tlc.ops.training import mask, mask_call, real_range
+from tlc.ops.training_int import BITS, Fixed, mask_call_int, masked, odd, through_part, times
 from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw
 
 
@@ -82,6 +83,44 @@ class AveragePool2d(Operator):
         for oy, ox, rows, columns in windows(node.attrs, dx.shape, dy.shape):
             count = (rows.stop - rows.start) * (columns.stop - columns.start)
             dx[rows, columns] += dy[oy, ox] * (np.float32(1) / np.float32(count))
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        x = node.inputs[0]
+        fields = pool_grad_fields_int(graph, node, _share_shift(graph, node))
+        args = (Grad(node.output), Grad(x, is_output=True))
+        call = Call("tlc_average_pool2d_grad_s16", "tlc_pool_grad_s16_t", fields, args)
+        masking = mask_call_int(graph, node, real_range(graph, x))
+        return [*masking, *through_part(graph, call, x, 0 in adding)]
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        shift = _share_shift(graph, node)
+        dy = masked(graph, node, output, dy, real_range(graph, node.inputs[0]))
+        result = np.zeros(inputs[0].shape[1:], np.int64)
+        for oy, ox, rows, columns in windows(node.attrs, result.shape, dy.values.shape[1:]):
+            result[rows, columns] += odd(dy.values[0, oy, ox] * _share(rows, columns), shift)
+        sums[0].put(Fixed(result, times(dy.scale, shift - 15), True))
+
+
+def _share(rows: slice, columns: slice) -> int:
+    """2^15 / n, rounded, for a window of n values."""
+    return (65536 // ((rows.stop - rows.start) * (columns.stop - columns.start)) + 1) >> 1
+
+
+def _share_shift(graph: Graph, node: Node) -> int:
+    """What comes off the shares so that all that meet in one value fit in int16, and no more."""
+    size, outputs = graph[node.inputs[0]].shape[1:3], graph[node.output].shape[1:3]
+    total, terms = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for _, _, rows, columns in windows(node.attrs, size, outputs):
+        total[rows, columns] += _share(rows, columns)
+        terms[rows, columns] += 1
+    shift = 0
+    while (((total << BITS) >> shift) + terms).max() > 32767:
+        shift += 1
+    return shift
 
 
 def _counts(size: Sequence[int], a: Attrs) -> Array:

@@ -114,10 +114,12 @@ class Scratch:
 
 @dataclass(frozen=True)
 class Grad:
-    """The float32 gradient of the loss with respect to the reals of an activation."""
+    """The gradient of the loss with respect to the reals of an activation: float32, or int16 with an exponent."""
 
     tensor: str
     is_output: bool = False
+    part: bool = False
+    """A buffer of its own, from which it is added to the gradient."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,18 @@ class Operator(ABC):
                 of its shape; a weight's with the output channel's axis first, as the kernel's rows are.
         """
         raise NotImplementedError(f"{self.name} has no gradient")
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        """:meth:`backward` in integers alone: gradients are int16 with an exponent (:mod:`tlc.ops.training_int`)."""
+        return None
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Any, sums: Mapping[int, Any]
+    ) -> None:
+        """:meth:`gradient` in integers alone; ``dy`` and ``sums`` are :class:`tlc.ops.training_int.Fixed`."""
+        raise NotImplementedError(f"{self.name} has no gradient in integers")
 
     def macs(self, graph: Graph, node: Node) -> int:
         """Multiply-accumulates of one inference."""

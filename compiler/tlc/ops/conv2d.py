@@ -20,6 +20,9 @@ from tlc.ops.training import (
     sum_rows,
     weight_scale,
 )
+from tlc.ops.training_int import Fixed, add_bias_gradient, convolution_calls_int, masked
+from tlc.ops.training_int import add_input_gradient as add_input_gradient_int
+from tlc.ops.training_int import add_weight_gradient as add_weight_gradient_int
 from tlc.ops.window import (
     Pads,
     constant_bias,
@@ -153,6 +156,30 @@ class Conv2d(Operator):
             sums[2][...] += sum_rows(dy)
         if 0 in sums:
             add_input_gradient(node.attrs, inputs[1], dy * weight_scale(graph, node), groups, sums[0][0])
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        w = graph.data(node.inputs[1])
+        window = geometry(graph, node, w.shape[1:3], node.attrs.groups)
+        rows, _ = fold_bias(graph, node, w.reshape(len(w), -1))
+        return convolution_calls_int(graph, node, wanted, adding, window, rows)
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        groups, quant = node.attrs.groups, graph[node.inputs[0]].quant
+        assert quant
+        dy = masked(graph, node, output, dy)
+        dy = Fixed(dy.values[0], dy.scale, True)
+        if 1 in sums:
+            x = inputs[0][0].astype(np.int64) - quant.zero_point
+            add_weight_gradient_int(node, node.attrs, x, dy, groups, sums[1])
+        if 2 in sums:
+            add_bias_gradient(sums[2], dy)
+        if 0 in sums:
+            with sums[0].of_sample() as dx:
+                add_input_gradient_int(graph, node, node.attrs, inputs[1], dy, groups, dx)
 
 
 def dilate(kernel: Any, dilations: tuple[int, int]) -> Any:

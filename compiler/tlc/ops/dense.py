@@ -22,6 +22,9 @@ from tlc.ops.base import (
     apply_activation,
 )
 from tlc.ops.training import bias_call, mask, mask_call, sum_rows, weight_scale
+from tlc.ops.training_int import Fixed, add_bias_gradient, convolution_calls_int, masked
+from tlc.ops.training_int import add_input_gradient as add_input_gradient_int
+from tlc.ops.training_int import add_weight_gradient as add_weight_gradient_int
 from tlc.ops.window import (
     constant_bias,
     constant_weight,
@@ -31,6 +34,15 @@ from tlc.ops.window import (
     int8_epilogue,
     quantized_fields,
 )
+
+
+@dataclass(frozen=True)
+class PointwiseAttrs:
+    """Of a 1 × 1 convolution, which a dense layer is to the gradients in integers."""
+
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -136,3 +148,49 @@ class Dense(Operator):
             scaled = dy * weight_scale(graph, node)
             for o, weights in enumerate(inputs[1].astype(np.float32)):
                 dx += scaled[:, o, None] * weights
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        x, output = graph[node.inputs[0]], graph[node.output]
+        assert x.quant
+        rows, _ = fold_bias(graph, node, graph.data(node.inputs[1]))
+        samples = x.elements // x.shape[-1]
+        window: dict[str, int | float | Table] = {  # a pointwise convolution of one row
+            "in_h": 1,
+            "in_w": samples,
+            "in_c": x.shape[-1],
+            "out_h": 1,
+            "out_w": samples,
+            "out_c": output.shape[-1],
+            "groups": 1,
+            "kernel_h": 1,
+            "kernel_w": 1,
+            "stride_h": 1,
+            "stride_w": 1,
+            "dilation_h": 1,
+            "dilation_w": 1,
+            "pad_top": 0,
+            "pad_left": 0,
+            "in_zp": x.quant.zero_point,
+        }
+        return convolution_calls_int(graph, node, wanted, adding, window, rows)
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        quant = graph[node.inputs[0]].quant
+        assert quant
+        dy = masked(graph, node, output, dy)
+        dy = Fixed(dy.values.reshape(1, -1, dy.values.shape[-1]), dy.scale, True)
+        pointwise = PointwiseAttrs()
+        if 1 in sums:
+            x = (inputs[0].astype(np.int64) - quant.zero_point).reshape(1, dy.values.shape[1], -1)
+            with sums[1].reshaped((dy.values.shape[-1], 1, 1, x.shape[-1])) as dw:
+                add_weight_gradient_int(node, pointwise, x, dy, 1, dw)
+        if 2 in sums:
+            add_bias_gradient(sums[2], dy)
+        if 0 in sums:
+            w = inputs[1][:, None, None, :]
+            with sums[0].reshaped((1, dy.values.shape[1], w.shape[-1])) as dx:
+                add_input_gradient_int(graph, node, pointwise, w, dy, 1, dx)

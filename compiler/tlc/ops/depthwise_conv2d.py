@@ -20,6 +20,9 @@ from tlc.ops.training import (
     sum_rows,
     weight_scale,
 )
+from tlc.ops.training_int import Fixed, add_bias_gradient, convolution_calls_int, masked
+from tlc.ops.training_int import add_input_gradient as add_input_gradient_int
+from tlc.ops.training_int import add_weight_gradient as add_weight_gradient_int
 from tlc.ops.window import (
     Pads,
     constant_bias,
@@ -65,7 +68,6 @@ class DepthwiseConv2d(Operator):
 
     name = "depthwise_conv2d"
     in_place = True
-    shrinks = True
     Attrs = Attrs
     rules = (constant_weight, constant_bias, whole_multiplier, positive_pads, fitting_sum)
 
@@ -154,6 +156,32 @@ class DepthwiseConv2d(Operator):
         if 0 in sums:
             rows = inputs[1].transpose(3, 1, 2, 0)
             add_input_gradient(node.attrs, rows, dy * weight_scale(graph, node), groups, sums[0][0])
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        w = graph.data(node.inputs[1])
+        window = geometry(graph, node, w.shape[1:3], graph[node.inputs[0]].shape[3])
+        rows, _ = fold_bias(graph, node, w.reshape(-1, w.shape[3]).T)
+        return convolution_calls_int(graph, node, wanted, adding, window, rows)
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        groups, quant = inputs[0].shape[3], graph[node.inputs[0]].quant
+        assert quant
+        dy = masked(graph, node, output, dy)
+        dy = Fixed(dy.values[0], dy.scale, True)
+        if 1 in sums:
+            x = inputs[0][0].astype(np.int64) - quant.zero_point
+            with sums[1].moved(1, -1) as dw:
+                add_weight_gradient_int(node, node.attrs, x, dy, groups, dw)
+        if 2 in sums:
+            add_bias_gradient(sums[2], dy)
+        if 0 in sums:
+            rows = inputs[1].transpose(3, 1, 2, 0)
+            with sums[0].of_sample() as dx:
+                add_input_gradient_int(graph, node, node.attrs, rows, dy, groups, dx)
 
 
 def plane_bytes(graph: Graph, node: Node, kernel: Sequence[int]) -> int:

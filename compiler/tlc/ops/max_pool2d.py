@@ -12,6 +12,7 @@ import numpy as np
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Activation, Address, Array, Call, Grad, Operator, Table, activation_range, apply_activation
 from tlc.ops.training import mask, mask_call, real_range
+from tlc.ops.training_int import Fixed, mask_call_int, masked, odd, through_part, times
 from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw
 
 
@@ -85,6 +86,29 @@ class MaxPool2d(Operator):
             width = columns.stop - columns.start
             dx[rows.start + best // width, columns.start + best % width, channels] += dy[oy, ox]
 
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        x = node.inputs[0]
+        args = (Address(x), Grad(node.output), Grad(x, is_output=True))
+        fields = pool_grad_fields_int(graph, node, _meeting(graph, node))
+        call = Call("tlc_max_pool2d_grad_s16", "tlc_pool_grad_s16_t", fields, args)
+        masking = mask_call_int(graph, node, real_range(graph, x))
+        return [*masking, *through_part(graph, call, x, 0 in adding)]
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        x, shift = inputs[0][0], _meeting(graph, node)
+        dy = masked(graph, node, output, dy, real_range(graph, node.inputs[0]))
+        gradients, result = odd(dy.values[0], shift), np.zeros(x.shape, np.int64)
+        channels = np.arange(x.shape[2])
+        for oy, ox, rows, columns in windows(node.attrs, x.shape, gradients.shape):
+            best = x[rows, columns].reshape(-1, x.shape[2]).argmax(axis=0)
+            width = columns.stop - columns.start
+            result[rows.start + best // width, columns.start + best % width, channels] += gradients[oy, ox]
+        sums[0].put(Fixed(result, times(dy.scale, shift), True))
+
 
 def pool_fields(graph: Graph, node: Node) -> dict[str, int | float | Table]:
     """The fields of ``tlc_pool2d_t``."""
@@ -119,6 +143,20 @@ def pool_grad_fields(graph: Graph, node: Node, add: bool) -> dict[str, int | flo
     """The fields of ``tlc_pool_grad_t``."""
     fields = pool_fields(graph, node)
     return {key: value for key, value in fields.items() if not key.startswith("act_")} | {"add": int(add)}
+
+
+def _meeting(graph: Graph, node: Node) -> int:
+    """Bits to take off the output's gradient, so that all windows that hold a value may give it theirs."""
+    most = 1
+    for axis, (kernel, stride) in enumerate(zip(node.attrs.kernel, node.attrs.strides, strict=True), 1):
+        most *= min(-(-kernel // stride), graph[node.output].shape[axis])
+    return (most - 1).bit_length()
+
+
+def pool_grad_fields_int(graph: Graph, node: Node, shift: int) -> dict[str, int | float | Table]:
+    """The fields of ``tlc_pool_grad_s16_t``."""
+    fields = pool_fields(graph, node)
+    return {key: value for key, value in fields.items() if not key.startswith("act_")} | {"shift": shift}
 
 
 def windows(a: Any, size: Sequence[int], outputs: Sequence[int]) -> Iterator[tuple[int, int, slice, slice]]:

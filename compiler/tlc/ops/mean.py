@@ -15,6 +15,7 @@ from tlc.graph import Graph, Node, Quant, Shape
 from tlc.ops.base import Address, Array, Call, Operator, quantize_multiplier, requantize
 from tlc.ops.loops import MAX_LOOPS, merge_loops, strides
 from tlc.ops.training import mask, mask_call, move_call, real_range
+from tlc.ops.training_int import Fixed, mask_call_int, masked, move, move_calls_int
 
 MAX_VALUES = 1 << 23
 
@@ -105,12 +106,9 @@ class Mean(Operator):
         x = graph[node.inputs[0]]
         if len(_runs(x.shape, node.attrs.axes)) > MAX_LOOPS:
             return None
-        inner = iter(strides(tuple(n for axis, n in enumerate(x.shape) if axis not in node.attrs.axes)))
-        from_y = [0 if axis in node.attrs.axes else next(inner) for axis in range(len(x.shape))]
-        loops = merge_loops(zip(x.shape, strides(x.shape), from_y, strict=True))
         share = float(np.float32(1) / np.float32(_count(x.shape, node.attrs.axes)))
-        masked = mask_call(graph, node, real_range(graph, x.name))
-        return [*masked, move_call(graph, node, 0, loops, add=0 in adding, scale=share)]
+        held = mask_call(graph, node, real_range(graph, x.name))
+        return [*held, move_call(graph, node, 0, self._spread(graph, node), add=0 in adding, scale=share)]
 
     def gradient(
         self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
@@ -119,6 +117,32 @@ class Mean(Operator):
         dy = mask(graph, node, output, dy, real_range(graph, node.inputs[0]))
         kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
         sums[0][...] += dy.reshape(kept) * (np.float32(1) / np.float32(_count(shape, axes)))
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        x = graph[node.inputs[0]]
+        if len(_runs(x.shape, node.attrs.axes)) > MAX_LOOPS:
+            return None
+        masking = mask_call_int(graph, node, real_range(graph, x.name))
+        share = 1.0 / _count(x.shape, node.attrs.axes)
+        return [*masking, *move_calls_int(graph, node, 0, self._spread(graph, node), add=0 in adding, scale=share)]
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        shape, axes = inputs[0].shape, node.attrs.axes
+        dy = move(masked(graph, node, output, dy, real_range(graph, node.inputs[0])), 1.0 / _count(shape, axes))
+        kept = [1 if axis in axes else n for axis, n in enumerate(shape)]
+        spread = np.broadcast_to(dy.values.reshape(kept), shape)
+        sums[0].put(Fixed(spread, dy.scale, True))
+
+    def _spread(self, graph: Graph, node: Node) -> Any:
+        """Loops over x: count, its step, and that of the output."""
+        x = graph[node.inputs[0]]
+        inner = iter(strides(tuple(n for axis, n in enumerate(x.shape) if axis not in node.attrs.axes)))
+        from_y = [0 if axis in node.attrs.axes else next(inner) for axis in range(len(x.shape))]
+        return merge_loops(zip(x.shape, strides(x.shape), from_y, strict=True))
 
 
 def _count(shape: Sequence[int], axes: Sequence[int]) -> int:

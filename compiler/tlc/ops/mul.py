@@ -18,6 +18,7 @@ from tlc.ops.base import (
     Call,
     Grad,
     Operator,
+    Scratch,
     Table,
     activation_range,
     apply_activation,
@@ -27,6 +28,10 @@ from tlc.ops.base import (
 )
 from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
 from tlc.ops.training import Range, add_over, mask, mask_call, real_range
+from tlc.ops.training_int import Fixed, factor, mask_call_int, masked, odd, reduce_to, sum_shift, times
+
+PRODUCT_BITS = 23
+"""Of an int16 gradient times an int8 value less its zero point."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,43 @@ class Mul(Operator):
             assert quant
             factor = (inputs[1 - index].astype(np.int32) - quant.zero_point).astype(np.float32)
             add_over(dx, dy * np.float32(quant.s) * factor)
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        calls = mask_call_int(graph, node, self._reach(graph, node))
+        for index in sorted(wanted):
+            x, other = graph[node.inputs[index]], graph[node.inputs[1 - index]]
+            assert other.quant
+            loops = pair_loops(x.shape, other.shape)
+            mult, exponent = factor(other.quant.s)
+            shift = sum_shift(graph[node.output].elements // x.elements, PRODUCT_BITS)
+            fields: dict[str, int | float | Table] = {
+                "rank": len(loops),
+                "loops": Table(f"loops{index}", loops),
+                "elements": x.elements,
+                "other_zp": other.quant.zero_point,
+                "shift": shift,
+                "mult": mult,
+                "exponent": shift + exponent + 15,
+                "add": int(index in adding),
+            }
+            args = (Address(other.name), Grad(node.output), Grad(x.name, is_output=True), Scratch(4 * x.elements))
+            calls.append(Call("tlc_mul_grad_s16", "tlc_mul_grad_s16_t", fields, args))
+        return calls
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        dy = masked(graph, node, output, dy, self._reach(graph, node))
+        for index, dx in sums.items():
+            quant = graph[node.inputs[1 - index]].quant
+            assert quant
+            mult, exponent = factor(quant.s)
+            shift = sum_shift(dy.values.size // dx.values.size, PRODUCT_BITS)
+            products = odd(dy.values, shift) * (inputs[1 - index].astype(np.int64) - quant.zero_point)
+            total = odd(reduce_to(products, dx.values.shape) * mult, 15)
+            dx.add(total, times(dy.scale, shift + exponent + 15))
 
     def _reach(self, graph: Graph, node: Node) -> Range:
         a, b = (real_range(graph, name) for name in node.inputs)

@@ -13,6 +13,7 @@ from tlc.graph import Graph, Node, Quant, Shape
 from tlc.ops.base import Address, Array, Call, Operator, Table
 from tlc.ops.loops import merge_loops, one_sample, rank_at_most_five, same_quantization, strides
 from tlc.ops.training import move_call
+from tlc.ops.training_int import Fixed, move, move_calls_int
 
 
 def pads_not_negative(graph: Graph, node: Node) -> str | None:
@@ -79,6 +80,24 @@ class Pad(Operator):
             slice(before, before + n) for (before, _), n in zip(node.attrs.pads, inputs[0].shape, strict=True)
         )
         sums[0][...] += dy[inside]
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        x, y = graph[node.inputs[0]], graph[node.output]
+        steps = strides(y.shape)
+        loops = merge_loops(zip(x.shape, strides(x.shape), steps, strict=True))
+        offset = sum(before * step for (before, _), step in zip(node.attrs.pads, steps, strict=True))
+        return move_calls_int(graph, node, 0, loops, add=0 in adding, offset=offset)
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        inside = tuple(
+            slice(before, before + n) for (before, _), n in zip(node.attrs.pads, inputs[0].shape, strict=True)
+        )
+        moved = move(dy)
+        sums[0].put(Fixed(moved.values[inside], moved.scale, True))
 
 
 def _value(quant: Quant | None, real: float) -> int:

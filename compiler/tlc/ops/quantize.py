@@ -12,6 +12,7 @@ import numpy as np
 from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Address, Array, Call, Operator, quantize_multiplier, requantize
 from tlc.ops.training import copy_call, mask, mask_call, real_range
+from tlc.ops.training_int import Fixed, copy_call_int, mask_call_int, masked
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,14 @@ class Quantize(Operator):
         self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
     ) -> None:
         sums[0][...] += mask(graph, node, output, dy, real_range(graph, node.inputs[0]))
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        masking = mask_call_int(graph, node, real_range(graph, node.inputs[0]))
+        return [*masking, copy_call_int(graph, node, 0, 0 in adding)]
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        sums[0].put(masked(graph, node, output, dy, real_range(graph, node.inputs[0])))

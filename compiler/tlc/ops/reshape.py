@@ -14,6 +14,7 @@ from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Array, Call, Operator
 from tlc.ops.loops import one_sample, rank_at_most_five, same_quantization
 from tlc.ops.training import copy_call
+from tlc.ops.training_int import Fixed, copy_call_int
 
 
 @dataclass(frozen=True)
@@ -59,3 +60,13 @@ class Reshape(Operator):
         self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
     ) -> None:
         sums[0][...] += dy.reshape(inputs[0].shape)
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        return [copy_call_int(graph, node, 0, 0 in adding)]
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        sums[0].put(dy)

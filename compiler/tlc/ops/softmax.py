@@ -31,6 +31,7 @@ from tlc.ops.base import (
     saturating_rounding_doubling_high_mul,
 )
 from tlc.ops.training import exp_f32
+from tlc.ops.training_int import Fixed, factor, odd, times
 
 DIFF_BITS = 5
 """Integer bits of a distance to the maximum: below −32 an exp is 0."""
@@ -148,6 +149,41 @@ class Softmax(Operator):
             dot += dy[..., c : c + 1] * exps[..., c : c + 1]
         inverse = np.float32(1) / total
         sums[0][...] += exps * inverse * (dy - dot * inverse) * np.float32(node.attrs.beta)
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        x = graph[node.inputs[0]]
+        assert x.quant
+        multiplier, shift, diff_min = scaling(x.quant, node.attrs.beta)
+        beta, exponent = factor(float(np.float32(node.attrs.beta)))
+        fields: dict[str, int | float | Table] = {
+            "rows": x.elements // x.shape[-1],
+            "classes": x.shape[-1],
+            "mult": multiplier,
+            "shift": shift,
+            "diff_min": diff_min,
+            "beta": beta,
+            "exponent": exponent + 1,
+            "add": int(0 in adding),
+        }
+        args = (Address(x.name), Grad(node.output), Grad(x.name, is_output=True), Scratch(4 * x.shape[-1]))
+        return [Call("tlc_softmax_grad_s16", "tlc_softmax_grad_s16_t", fields, args)]
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        quant = graph[node.inputs[0]].quant
+        assert quant
+        multiplier, shift, diff_min = scaling(quant, node.attrs.beta)
+        beta, exponent = factor(float(np.float32(node.attrs.beta)))
+        x = inputs[0].astype(np.int64)
+        apart = x - x.max(axis=-1, keepdims=True)
+        exps = np.where(apart < diff_min, 0, exp_on_negative_values(requantize(apart, multiplier, shift)))
+        shares = np.minimum((exps << 31) // exps.sum(axis=-1, keepdims=True), INT32_MAX)
+        mean = (dy.values * shares).sum(axis=-1, keepdims=True)
+        value = odd(((dy.values * (1 << 31) - mean) >> 16) * shares, 32)
+        sums[0].add(odd(value * beta, 15), times(dy.scale, exponent + 1))
 
 
 def _step(quant: Quant, beta: float) -> float:

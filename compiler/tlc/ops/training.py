@@ -48,6 +48,7 @@ __all__ = [
     "random_words",
     "real_range",
     "round_stochastically",
+    "seen_slices",
     "sgd_step",
     "sqrt_f32",
     "sum_of_squares",
@@ -71,7 +72,7 @@ def real_range(graph: Graph, name: str) -> Range:
     return (least - tensor.quant.zero_point) * tensor.quant.s, (most - tensor.quant.zero_point) * tensor.quant.s
 
 
-def _limits(graph: Graph, node: Node, reach: Range | None) -> tuple[int, int] | None:
+def limits(graph: Graph, node: Node, reach: Range | None) -> tuple[int, int] | None:
     """The integers at which the output is held back; None where it never is."""
     activation: Activation = getattr(node.attrs, "activation", Activation.NONE)
     quant = graph[node.output].quant
@@ -91,13 +92,13 @@ def mask_call(graph: Graph, node: Node, reach: Range | None = None) -> list[Call
     Args:
         reach: between which reals the output would lie without a clamp, where that is known.
     """
-    limits = _limits(graph, node, reach)
-    if limits is None:
+    held = limits(graph, node, reach)
+    if held is None:
         return []
     fields: dict[str, int | float | Table] = {
         "elements": graph[node.output].elements,
-        "low": limits[0],
-        "high": limits[1],
+        "low": held[0],
+        "high": held[1],
     }
     args = (Address(node.output), Grad(node.output, is_output=True))
     return [Call("tlc_mask_grad_f32", "tlc_mask_grad_t", fields, args)]
@@ -108,10 +109,10 @@ def mask(graph: Graph, node: Node, output: Array, dy: Float, reach: Range | None
 
     An integer at an end may stand for a real just inside as well as for any beyond; most are beyond.
     """
-    limits = _limits(graph, node, reach)
-    if limits is None:
+    held = limits(graph, node, reach)
+    if held is None:
         return dy
-    return np.where((output <= limits[0]) | (output >= limits[1]), np.float32(0), dy)
+    return np.where((output <= held[0]) | (output >= held[1]), np.float32(0), dy)
 
 
 # ---- moves --------------------------------------------------------------------------------------------------------------
@@ -275,12 +276,12 @@ def add_input_gradient(attrs: Any, w: Array, dy: Float, groups: int, dx: Float) 
             for kx in range(kw):
                 y = ky * attrs.dilations[0] - attrs.pads[0]
                 x = kx * attrs.dilations[1] - attrs.pads[1]
-                rows, ys = _seen(y, attrs.strides[0], height, dy.shape[0])
-                columns, xs = _seen(x, attrs.strides[1], width, dy.shape[1])
+                rows, ys = seen_slices(y, attrs.strides[0], height, dy.shape[0])
+                columns, xs = seen_slices(x, attrs.strides[1], width, dy.shape[1])
                 grouped[ys, xs] += gradients[rows, columns, :, o][..., None] * weights[:, o, ky, kx]
 
 
-def _seen(offset: int, stride: int, size: int, outputs: int) -> tuple[slice, slice]:
+def seen_slices(offset: int, stride: int, size: int, outputs: int) -> tuple[slice, slice]:
     """The outputs whose tap lies inside the image, and what they see."""
     first = -(offset // stride) if offset < 0 else 0
     last = max(first, min(outputs, -(-(size - offset) // stride)))

@@ -13,6 +13,7 @@ from tlc.graph import Graph, Node, Shape
 from tlc.ops.base import Address, Array, Call, Operator, Table
 from tlc.ops.loops import merge_loops, one_sample, rank_at_most_five, same_quantization, strides
 from tlc.ops.training import move_call
+from tlc.ops.training_int import Fixed, move, move_calls_int
 
 
 def batch_stays_first(graph: Graph, node: Node) -> str | None:
@@ -74,3 +75,20 @@ class Transpose(Operator):
         self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Array, sums: Mapping[int, Array]
     ) -> None:
         sums[0][...] += dy.transpose(np.argsort(node.attrs.perm))
+
+    def backward_int(
+        self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]
+    ) -> list[Call] | None:
+        x, y = graph[node.inputs[0]], graph[node.output]
+        steps = strides(x.shape)
+        loops = merge_loops(
+            (count, steps[axis], step)
+            for count, axis, step in zip(y.shape, node.attrs.perm, strides(y.shape), strict=True)
+        )
+        return move_calls_int(graph, node, 0, loops, add=0 in adding)
+
+    def gradient_int(
+        self, graph: Graph, node: Node, inputs: Sequence[Array], output: Array, dy: Fixed, sums: Mapping[int, Fixed]
+    ) -> None:
+        moved = move(dy)
+        sums[0].put(Fixed(moved.values.transpose(np.argsort(node.attrs.perm)), moved.scale, True))

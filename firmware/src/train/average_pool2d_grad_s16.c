@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <string.h>
+
+#include "odd.h"
+#include "pool_grad.h"
+
+void tlc_average_pool2d_grad_s16(const tlc_pool_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx) {
+    const int16_t *g = tlc_grad_const_values(dy);
+    int16_t *const values = tlc_grad_values(dx);
+    memset(values, 0, p->in_h * p->in_w * p->channels * sizeof *values);
+    for (uint32_t oy = 0; oy < p->out_h; ++oy) {
+        uint32_t y0, y1;
+        tlc_window(oy, p->stride_h, p->pad_top, p->kernel_h, p->in_h, &y0, &y1);
+        for (uint32_t ox = 0; ox < p->out_w; ++ox, g += p->channels) {
+            uint32_t x0, x1;
+            tlc_window(ox, p->stride_w, p->pad_left, p->kernel_w, p->in_w, &x0, &x1);
+            const int32_t share = (int32_t)(65536u / ((y1 - y0) * (x1 - x0)) + 1u) >> 1; /* 2^15 / n, rounded */
+            for (uint32_t iy = y0; iy < y1; ++iy) {
+                int16_t *to = values + (iy * p->in_w + x0) * p->channels;
+                for (uint32_t ix = x0; ix < x1; ++ix, to += p->channels) {
+                    for (uint32_t c = 0; c < p->channels; ++c) {
+                        to[c] = (int16_t)(to[c] + tlc_odd(g[c] * share, p->shift));
+                    }
+                }
+            }
+        }
+    }
+    dx->scale = tlc_grad_times(dy->scale, p->shift - 15);
+}
