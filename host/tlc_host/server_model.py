@@ -181,16 +181,28 @@ class ServerModel:
         return self._training().forward(self._to_file(smashed), logits=logits)
 
     @_alone
-    def backward(self, smashed: NDArray[np.int8], gradient: Float, *, logits: bool = False) -> Float:
+    def backward(
+        self, smashed: NDArray[Any], gradient: Float, *, logits: bool = False, samples: int | None = None
+    ) -> Float:
         """d loss / d smashed from d loss / d output, for losses that lie elsewhere: U-shaped splits, aggregated gradients.
 
         Runs the segment forward again on ``smashed``. The weights' gradients add up until :meth:`apply`, which divides
         their sum by the samples: so a call's ``gradient`` is that of the mean loss over its samples.
 
+        Args:
+            smashed: in units of the device's integers; not whole where it is a mean.
+            samples: that the call counts as; None: its own.
+
         Raises:
             UnsupportedOperator: the segment holds an operator that cannot be trained.
         """
-        return self._from_file(self._training().backward(self._to_file(smashed), gradient, logits=logits))
+        trainer = self._training()
+        return self._from_file(trainer.backward(self._to_file(smashed), gradient, logits=logits, samples=samples))
+
+    @_alone
+    def discard(self) -> None:
+        """Forgets the gradients since the last step."""
+        self._training().discard()
 
     @_alone
     def apply(self, learning_rate: float | None = None) -> float:
@@ -293,7 +305,7 @@ class ServerModel:
             self._trainer = Trainer(self._onnx, self.settings, str(self.directory / "host.onnx"))
         return self._trainer
 
-    def _to_file(self, smashed: NDArray[np.int8]) -> Float:
+    def _to_file(self, smashed: NDArray[Any]) -> Float:
         return self.bundle.outputs[0].to_file(smashed)
 
     def _from_file(self, gradient: Float) -> Float:

@@ -59,9 +59,15 @@ class ServerWorker:
         """As of the model."""
         return await self.call(self.model.forward, smashed, logits=logits)
 
-    async def backward(self, smashed: NDArray[np.int8], gradient: Float, *, logits: bool = False) -> Float:
+    async def backward(
+        self, smashed: NDArray[Any], gradient: Float, *, logits: bool = False, samples: int | None = None
+    ) -> Float:
         """As of the model."""
-        return await self.call(self.model.backward, smashed, gradient, logits=logits)
+        return await self.call(self.model.backward, smashed, gradient, logits=logits, samples=samples)
+
+    async def discard(self) -> None:
+        """As of the model."""
+        await self.call(self.model.discard)
 
     async def apply(self, learning_rate: float | None = None) -> float:
         """As of the model."""

@@ -119,25 +119,27 @@ class Trainer:
         result: Float = self._call(("forward", goal), passes, self._real(x), self._draw(keep=True)).numpy()
         return result
 
-    def backward(self, x: Float, gradient: Float, *, logits: bool = False) -> Float:
+    def backward(self, x: Float, gradient: Float, *, logits: bool = False, samples: int | None = None) -> Float:
         """d loss / d input from d loss / d output (of the loss, which may be a mean): for losses that lie elsewhere.
 
-        The parameters' gradients add up until :meth:`apply`; each call counts as its samples.
+        The parameters' gradients add up until :meth:`apply`; each call counts as its samples, or as ``samples`` of them.
         """
         goal = self.before if logits else self.output
+        stands_for = len(x) if samples is None else samples
 
-        def passes(x: Any, g: Any, draw: Any) -> Any:
+        def passes(x: Any, g: Any, count: Any, draw: Any) -> Any:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([x, *self.variables])
                 out, updates = self._forward(x, goal, draw)
                 value = tf.reduce_sum(tf.reshape(out, [x.shape[0], -1]) * g)
-            at_input = self._accumulate(tape, value, x, x.shape[0])
+            at_input = self._accumulate(tape, value, x, count)
             self._assign(updates)
             return at_input
 
         flat = self._real(np.reshape(gradient, [len(x), -1]))
-        result: Float = self._call(("backward", goal), passes, self._real(x), flat, self._draw()).numpy()
-        self.samples += len(x)
+        count = tf.constant(stands_for, tf.float32)
+        result: Float = self._call(("backward", goal), passes, self._real(x), flat, count, self._draw()).numpy()
+        self.samples += stands_for
         return result
 
     def apply(self, learning_rate: float | None = None) -> float:
@@ -162,6 +164,12 @@ class Trainer:
         self.samples = 0
         self.steps += 1
         return float(norm)
+
+    def discard(self) -> None:
+        """Forgets the gradients since the last step."""
+        for total in self.totals:
+            total.assign(tf.zeros_like(total))
+        self.samples = 0
 
     def gradients(self) -> dict[str, Float]:
         """The mean gradient since the last step, by the file's names."""
@@ -225,7 +233,7 @@ class Trainer:
         rows = [one(x[i : i + 1])[0] for i in range(x.shape[0])]
         return tf.stack([tf.reshape(row, [-1]) for row in rows]), {}
 
-    def _accumulate(self, tape: Any, value: Any, x: Any, samples: int) -> Any:
+    def _accumulate(self, tape: Any, value: Any, x: Any, samples: Any) -> Any:
         """Adds the parameters' gradients of ``samples`` · the mean loss up; gives that of the input."""
         *of_variables, at_input = tape.gradient(value, [*self.variables, x])
         for total, gradient in zip(self.totals, of_variables, strict=True):
