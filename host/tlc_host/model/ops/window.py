@@ -81,7 +81,7 @@ def pad_last(x: Any, starts: Sequence[int], ends: Sequence[int], value: float = 
     pads = [(0, 0), *((max(0, a), max(0, b)) for a, b in zip(starts, ends, strict=True)), (0, 0)]
     if not any(a or b for a, b in pads):
         return x
-    return tf.pad(x, pads, constant_values=tf.cast(value, x.dtype))
+    return tf.pad(x, pads, constant_values=tf.constant(value, x.dtype))
 
 
 def dilate(kernel: Any, dilations: Sequence[int]) -> Any:
