@@ -8,7 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Learning", "Loss", "Schedule"]
+__all__ = ["Arithmetic", "Learning", "Loss", "Schedule", "gradient_bytes"]
+
+Arithmetic = Literal["float", "int"]
 
 Loss = Literal["none", "softmax-ce", "mse"]
 
@@ -28,6 +30,9 @@ class Learning:
     qas: bool = True
     """Quantization-aware scaling: the step of an integer is -rate * (d loss / d real) / scale."""
 
+    arithmetic: Arithmetic = "float"
+    """Of the backward pass and the update: float32, or integers alone (:mod:`tlc.ops.training_int`)."""
+
     @property
     def interleaved(self) -> bool:
         """Whether updates stand inside the backward pass."""
@@ -35,7 +40,17 @@ class Learning:
 
     def state_bytes(self, weight: bool) -> int:
         """What an element takes in the state beside its integer."""
-        return 4 * (not self.interleaved) + 4 * self.momentum + (self.feedback and weight)
+        summed = 2 if self.arithmetic == "int" else 4
+        return summed * (not self.interleaved) + 4 * self.momentum + (self.feedback and weight)
+
+    def gradient_bytes(self, elements: int) -> int:
+        """What the gradient of a tensor takes."""
+        return gradient_bytes(elements) if self.arithmetic == "int" else 4 * elements
+
+
+def gradient_bytes(elements: int) -> int:
+    """A gradient in integers: its scale, int16 values, and room for one more, since kernels read pairs."""
+    return (4 + 2 * (elements + 1) + 3) // 4 * 4
 
 
 @dataclass(frozen=True)

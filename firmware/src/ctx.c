@@ -6,6 +6,7 @@
 
 #include "tlc/bytes.h"
 #include "tlc/device.h"
+#include "tlc/train_int.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "tensors go over the link as they lie in memory: little-endian CPUs only"
@@ -73,12 +74,53 @@ static bool is_finite(float value) { /* neither NaN nor infinite: the exponent i
     return (bits & 0x7F800000u) != 0x7F800000u;
 }
 
+uint32_t tlc_gradient_room(const tlc_model_t *model) {
+    const uint32_t elements = model->gradient->elements;
+    return model->gradient->dtype == TLC_S16 ? (uint32_t)TLC_GRAD_BYTES(elements) : 4u * elements;
+}
+
+/* The same into integers: no instruction computes with a float. */
+static tlc_status_t load_integers(const tlc_tensor_t *tensor, uint8_t *to, uint8_t dtype, float scale,
+                                  const uint8_t *from, uint32_t bytes) {
+    tlc_grad_t *const grad = (tlc_grad_t *)(void *)to;
+    if (dtype == TLC_S8) {
+        uint32_t bits;
+        memcpy(&bits, &scale, sizeof bits);
+        if (bytes != tensor->elements) {
+            return TLC_ERR_SIZE;
+        }
+        if (!is_finite(scale)) {
+            return TLC_ERR_NUMERIC;
+        }
+        tlc_take_grad_s8(from, bytes, bits, grad);
+        return TLC_OK;
+    }
+    if (dtype != TLC_F32) {
+        return TLC_ERR_ARG;
+    }
+    if (bytes != 4u * tensor->elements) {
+        return TLC_ERR_SIZE;
+    }
+    for (uint32_t i = 0; i < tensor->elements; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + 4u * i, sizeof bits);
+        if ((bits & 0x7F800000u) == 0x7F800000u) {
+            return TLC_ERR_NUMERIC;
+        }
+    }
+    tlc_take_grad_f32(from, tensor->elements, grad);
+    return TLC_OK;
+}
+
 tlc_status_t tlc_load_gradient(tlc_ctx_t *ctx, uint8_t dtype, float scale, const uint8_t *from, uint32_t bytes) {
     const tlc_tensor_t *tensor = ctx->model->gradient;
     if (!tensor) {
         return TLC_ERR_STATE;
     }
     uint8_t *to = ctx->arena + tensor->offset;
+    if (tensor->dtype == TLC_S16) {
+        return load_integers(tensor, to, dtype, scale, from, bytes);
+    }
     if (dtype == TLC_F32) {
         if (bytes != 4u * tensor->elements) {
             return TLC_ERR_SIZE;

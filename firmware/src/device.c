@@ -71,10 +71,11 @@ static uint8_t *place_in_arena(tlc_device_t *device, uint8_t type, uint32_t payl
         return arena + model->inputs[index].offset;
     case TLC_MSG_BACKWARD: /* bytes go to the tensor's end, so that they can be spread upwards */
         if (!model->gradient ||
-            (payload_bytes != model->gradient->elements && payload_bytes != 4u * model->gradient->elements)) {
+            (payload_bytes != model->gradient->elements && payload_bytes != 4u * model->gradient->elements) ||
+            payload_bytes > tlc_gradient_room(model)) {
             return NULL;
         }
-        return arena + model->gradient->offset + (4u * model->gradient->elements - payload_bytes);
+        return arena + model->gradient->offset + (tlc_gradient_room(model) - payload_bytes);
     case TLC_MSG_RESULT:
     case TLC_MSG_SET_PARAMS:
         if (payload_bytes > model->arena_bytes) {

@@ -95,6 +95,8 @@ class Emitter:
         self.program = program
         self.packing = packing
         self.arrays: dict[str, Array] = {}
+        self.in_integers = program.learning.arithmetic == "int"
+        self.grad_type = "tlc_grad_t" if self.in_integers else "float"
         self.learned = {learned.tensor: learned for learned in program.learned}
         self.learned_rows: dict[str, NDArray[np.int8]] = {}
         for step in program.forward:
@@ -132,6 +134,9 @@ class Emitter:
             return None
         out = self._call(step, f"the loss, from '{self.program.top}'", -1)
         out.text = f"{out.text.removesuffix(');')}, target, verdict);"
+        if self.in_integers:  # its floats stand behind the scale, and are taken as integers there
+            at = self.program.offset(gradient_name(self.program.top))
+            out.text = out.text.replace(f"({self.grad_type} *)(a + {at})", f"(float *)(a + {at + 4})")
         return out
 
     def weights(self, tensor: str, rows: NDArray[np.int8]) -> str:
@@ -162,7 +167,8 @@ class Emitter:
         if self.program.learning.interleaved:
             for arg in call.args:
                 if isinstance(arg, Accumulator):  # the kernels add
-                    size = 4 * self.learned[arg.tensor].elements
+                    whole = 4 * self.learned[arg.tensor].elements
+                    size = 4 if self.in_integers else whole  # a scale of 0 says that nothing is there
                     out.before.append(f"memset(a + {self.program.offset(sum_name(arg.tensor))}, 0, {size});")
         head = [f"&{step.name}"] if call.struct else []
         out.text = f"{call.function}({', '.join([*head, *arguments])});"
@@ -180,7 +186,8 @@ class Emitter:
             return self.address(arg.tensor, arg.is_output)
         if isinstance(arg, Grad):
             const = "" if arg.is_output else "const "
-            return f"({const}float *)(a + {self.program.offset(gradient_name(arg.tensor))})"
+            at = self.program.offset(gradient_name(arg.tensor, arg.part))
+            return f"({const}{self.grad_type} *)(a + {at})"
         if isinstance(arg, Accumulator):
             return self.accumulator(arg.tensor)
         if isinstance(arg, Kept):
@@ -198,7 +205,7 @@ class Emitter:
         """Where a learned tensor's gradient is summed up: in the state, or in the arena."""
         at = self.learned[tensor].accumulator
         where = f"a + {self.program.offset(sum_name(tensor))}" if at is None else f"state + {at}"
-        return f"(float *)({where})"
+        return f"({self.grad_type} *)({where})"
 
     def address(self, tensor: str, is_output: bool) -> str:
         """An activation in the arena, or a constant in flash."""

@@ -22,9 +22,10 @@ from tlc.bundle import Bundle
 from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
 from tlc.cost import journal_slot_bytes
 from tlc.errors import OutputError
-from tlc.graph import Tensor
+from tlc.graph import Graph, Tensor
 from tlc.ops.base import Bias
 from tlc.ops.training import integer_steps
+from tlc.ops.training_int import sgd_factors
 from tlc.passes.pack import Packing, table_arrays
 from tlc.passes.schedule import gradient_name
 from tlc.program import Learned, Program, Step, learned_scale, rows_of
@@ -124,6 +125,7 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
     graph = program.graph
     context: dict[str, Any] = {
         "program": program,
+        "in_integers": program.learning.arithmetic == "int",
         "forward": forward,
         "keeping": [kept for call in forward for kept in call.keeping],
         "backward": emission.backward,
@@ -147,7 +149,7 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
             "name": gradient_name(top.name),
             "scale": 1.0,
             "zero_point": 0,
-            "dtype": "TLC_F32",
+            "dtype": "TLC_S16" if program.learning.arithmetic == "int" else "TLC_F32",
         }
     env = environment()
     files = {
@@ -303,13 +305,24 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
         name = f"u{number:02}_{identifier(learned.tensor)}"
         unit = integer_steps(learned_scale(program.graph, learned), program.learning.qas)
         what = "1 / scale" if program.learning.qas else "scale"
-        table = emitter.add_array(f"{name}_unit", unit, f"{what} of {learned.tensor}")
+        if emitter.in_integers:
+            mult, shift = sgd_factors(unit, _input_scale(program.graph, learned))
+            tables = [
+                ("mult", emitter.add_array(f"{name}_mult", mult, f"{what} of {learned.tensor}: its 16 bits")),
+                ("shift", emitter.add_array(f"{name}_shift", shift, "and their exponents")),
+            ]
+        else:
+            tables = [("unit", emitter.add_array(f"{name}_unit", unit, f"{what} of {learned.tensor}"))]
         kept = f"(float *)(state + {learned.velocity})" if learned.velocity is not None else "NULL"
         if weight:
             kept += f", (int8_t *)(state + {learned.residual})" if learned.residual is not None else ", NULL"
         function, c_type = ("tlc_sgd_s8", "int8_t") if weight else ("tlc_sgd_s32", "int32_t")
         values_at, sums = f"({c_type} *)(state + {learned.offset})", emitter.accumulator(learned.tensor)
         samples = "1" if program.learning.interleaved else "ctx->samples"
+        if emitter.in_integers:
+            function, arguments = function.replace("sgd", "sgd_int"), [f"&{name}", values_at, sums, "step", samples]
+        else:
+            arguments = [f"&{name}", values_at, sums, kept, "step", samples]
         initial = emitter.add_array(f"{name}_initial", values, f"{learned.tensor} as trained before")
         rows = len(values)
         updates.append(
@@ -319,22 +332,32 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
                 "tensor": learned.tensor,
                 "offset": learned.offset,
                 "elements": learned.elements,
-                "accumulator": "TLC_NO_ACCUMULATOR" if learned.accumulator is None else learned.accumulator,
+                "accumulator": "TLC_NO_ACCUMULATOR"
+                if learned.accumulator is None or emitter.in_integers
+                else learned.accumulator,
                 "sums": sums,
                 "initial": initial,
-                "call": f"{function}(&{name}, {values_at}, {sums}, {kept}, step, {samples});",
+                "call": f"{function}({', '.join(arguments)});",
                 "dtype": "TLC_S8" if weight else "TLC_S32",
                 "fields": [
                     ("rows", rows),
                     ("row_elements", learned.elements // rows),
                     ("per_channel", int(len(unit) > 1)),
-                    ("unit", table),
+                    *tables,
                     ("salt", number),
                 ],
             }
         )
     folded = [step for step in program.forward if step.node.name in program.folded]
     return updates, [line for step in folded for line in _fold_lines(program, emitter, step)]
+
+
+def _input_scale(graph: Graph, learned: Learned) -> float:
+    """What a weight's gradient in integers leaves to the optimizer."""
+    node = next(node for node in graph.nodes if node.name == learned.node)
+    quant = graph[node.inputs[0]].quant
+    assert quant is not None
+    return quant.s if learned.kind == "weight" else 1.0
 
 
 def _of_whole(learned: Learned, tensor: Tensor) -> str:

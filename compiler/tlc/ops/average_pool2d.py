@@ -107,7 +107,7 @@ class AveragePool2d(Operator):
 
 def _share(rows: slice, columns: slice) -> int:
     """2^15 / n, rounded, for a window of n values."""
-    return (65536 // ((rows.stop - rows.start) * (columns.stop - columns.start)) + 1) >> 1
+    return int(65536 // ((rows.stop - rows.start) * (columns.stop - columns.start)) + 1) >> 1
 
 
 def _share_shift(graph: Graph, node: Node) -> int:

@@ -20,9 +20,14 @@ from tlc.ops.training import (
     sum_rows,
     weight_scale,
 )
-from tlc.ops.training_int import Fixed, add_bias_gradient, convolution_calls_int, masked
-from tlc.ops.training_int import add_input_gradient as add_input_gradient_int
-from tlc.ops.training_int import add_weight_gradient as add_weight_gradient_int
+from tlc.ops.training_int import (
+    Fixed,
+    add_bias_gradient,
+    convolution_calls_int,
+    input_gradient,
+    masked,
+    weight_gradient,
+)
 from tlc.ops.window import (
     Pads,
     constant_bias,
@@ -174,12 +179,11 @@ class Conv2d(Operator):
         dy = Fixed(dy.values[0], dy.scale, True)
         if 1 in sums:
             x = inputs[0][0].astype(np.int64) - quant.zero_point
-            add_weight_gradient_int(node, node.attrs, x, dy, groups, sums[1])
+            sums[1].add(*weight_gradient(node, node.attrs, x, dy, groups, inputs[1].shape[1:3]))
         if 2 in sums:
             add_bias_gradient(sums[2], dy)
         if 0 in sums:
-            with sums[0].of_sample() as dx:
-                add_input_gradient_int(graph, node, node.attrs, inputs[1], dy, groups, dx)
+            sums[0].add(*input_gradient(graph, node, node.attrs, inputs[1], dy, groups, inputs[0].shape[1:3]))
 
 
 def dilate(kernel: Any, dilations: tuple[int, int]) -> Any:

@@ -22,9 +22,14 @@ from tlc.ops.base import (
     apply_activation,
 )
 from tlc.ops.training import bias_call, mask, mask_call, sum_rows, weight_scale
-from tlc.ops.training_int import Fixed, add_bias_gradient, convolution_calls_int, masked
-from tlc.ops.training_int import add_input_gradient as add_input_gradient_int
-from tlc.ops.training_int import add_weight_gradient as add_weight_gradient_int
+from tlc.ops.training_int import (
+    Fixed,
+    add_bias_gradient,
+    convolution_calls_int,
+    input_gradient,
+    masked,
+    weight_gradient,
+)
 from tlc.ops.window import (
     constant_bias,
     constant_weight,
@@ -186,11 +191,9 @@ class Dense(Operator):
         pointwise = PointwiseAttrs()
         if 1 in sums:
             x = (inputs[0].astype(np.int64) - quant.zero_point).reshape(1, dy.values.shape[1], -1)
-            with sums[1].reshaped((dy.values.shape[-1], 1, 1, x.shape[-1])) as dw:
-                add_weight_gradient_int(node, pointwise, x, dy, 1, dw)
+            sums[1].add(*weight_gradient(node, pointwise, x, dy, 1, (1, 1)))
         if 2 in sums:
             add_bias_gradient(sums[2], dy)
         if 0 in sums:
             w = inputs[1][:, None, None, :]
-            with sums[0].reshaped((1, dy.values.shape[1], w.shape[-1])) as dx:
-                add_input_gradient_int(graph, node, pointwise, w, dy, 1, dx)
+            sums[0].add(*input_gradient(graph, node, pointwise, w, dy, 1, dy.values.shape[:2]))

@@ -20,9 +20,14 @@ from tlc.ops.training import (
     sum_rows,
     weight_scale,
 )
-from tlc.ops.training_int import Fixed, add_bias_gradient, convolution_calls_int, masked
-from tlc.ops.training_int import add_input_gradient as add_input_gradient_int
-from tlc.ops.training_int import add_weight_gradient as add_weight_gradient_int
+from tlc.ops.training_int import (
+    Fixed,
+    add_bias_gradient,
+    convolution_calls_int,
+    input_gradient,
+    masked,
+    weight_gradient,
+)
 from tlc.ops.window import (
     Pads,
     constant_bias,
@@ -68,6 +73,7 @@ class DepthwiseConv2d(Operator):
 
     name = "depthwise_conv2d"
     in_place = True
+    shrinks = True
     Attrs = Attrs
     rules = (constant_weight, constant_bias, whole_multiplier, positive_pads, fitting_sum)
 
@@ -174,14 +180,12 @@ class DepthwiseConv2d(Operator):
         dy = Fixed(dy.values[0], dy.scale, True)
         if 1 in sums:
             x = inputs[0][0].astype(np.int64) - quant.zero_point
-            with sums[1].moved(1, -1) as dw:
-                add_weight_gradient_int(node, node.attrs, x, dy, groups, dw)
+            sums[1].add(*weight_gradient(node, node.attrs, x, dy, groups, inputs[1].shape[1:3]))
         if 2 in sums:
             add_bias_gradient(sums[2], dy)
         if 0 in sums:
             rows = inputs[1].transpose(3, 1, 2, 0)
-            with sums[0].of_sample() as dx:
-                add_input_gradient_int(graph, node, node.attrs, rows, dy, groups, dx)
+            sums[0].add(*input_gradient(graph, node, node.attrs, rows, dy, groups, inputs[0].shape[1:3]))
 
 
 def plane_bytes(graph: Graph, node: Node, kernel: Sequence[int]) -> int:

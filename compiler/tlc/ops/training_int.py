@@ -10,8 +10,7 @@ which is how the C code finds the scale while it writes. Details: ``firmware/inc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from tlc.errors import UsageError
 from tlc.graph import Graph, Node, Shape
+from tlc.learning import gradient_bytes
 from tlc.ops.base import Accumulator, Address, Array, Call, Grad, Rows, Scratch, Table
 from tlc.ops.training import Range, limits, random_words, seen_slices, weight_scale
 
@@ -28,13 +28,12 @@ __all__ = [
     "ONE",
     "Fixed",
     "add_bias_gradient",
-    "add_input_gradient",
     "add_many_to_one",
-    "add_weight_gradient",
     "convolution_calls_int",
     "copy_call_int",
     "factor",
     "gradient_bytes",
+    "input_gradient",
     "reduce_to",
     "sum_shift",
     "mask_call_int",
@@ -48,6 +47,7 @@ __all__ = [
     "take_gradient",
     "through_part",
     "times",
+    "weight_gradient",
 ]
 
 BITS = 15
@@ -69,12 +69,8 @@ Fields = dict[str, int | float | Table]
 def odd(x: Array, shift: int) -> Ints:
     """x / 2^shift, the last bit set where a rest is left."""
     x = np.asarray(x, np.int64)
-    return (x >> shift) | ((x & ((1 << shift) - 1)) != 0)
-
-
-def gradient_bytes(elements: int) -> int:
-    """What a gradient takes: its scale, its values, and room for one more, since kernels read pairs."""
-    return (4 + 2 * (elements + 1) + 3) // 4 * 4
+    shifted: Ints = (x >> shift) | ((x & ((1 << shift) - 1)) != 0)
+    return shifted
 
 
 def times(scale: int, exponent: int) -> int:
@@ -97,11 +93,14 @@ class Fixed:
     values: Ints
     scale: int = 0
     is_set: bool = False
+    whole: Shape | None = None
+    """Of a slice: the shape of what is added, of which ``part`` is taken."""
+    part: Any = ...
 
     @staticmethod
-    def zeros(shape: Shape) -> Fixed:
-        """Nothing yet."""
-        return Fixed(np.zeros(shape, np.int64))
+    def zeros(shape: Shape, part: Any = ...) -> Fixed:
+        """Nothing yet; with ``part`` of a slice of the shape."""
+        return Fixed(np.zeros(shape, np.int64)[part], whole=tuple(shape), part=part)
 
     @property
     def reals(self) -> NDArray[np.float64]:
@@ -110,6 +109,7 @@ class Fixed:
 
     def add(self, values: Ints, scale: int, bits: int = BITS) -> None:
         """Adds exact sums below 2^31; the result is shifted so that ``bits`` are left."""
+        values = np.asarray(values).reshape(self.whole or self.values.shape)[self.part]
         old, self.is_set = self.scale, True
         scale += 1
         ahead = old - scale
@@ -129,24 +129,6 @@ class Fixed:
             self.add(other.values.reshape(self.values.shape) << 15, times(other.scale, -15))
         else:
             self.values, self.scale, self.is_set = other.values.reshape(self.values.shape).copy(), other.scale, True
-
-    @contextmanager
-    def reshaped(self, shape: Shape) -> Iterator[Fixed]:
-        """Itself in another shape, to be added to."""
-        view = Fixed(self.values.reshape(shape), self.scale, self.is_set)
-        yield view
-        self.values, self.scale, self.is_set = view.values.reshape(self.values.shape), view.scale, view.is_set
-
-    @contextmanager
-    def moved(self, source: int, target: int) -> Iterator[Fixed]:
-        """Itself with an axis moved, to be added to."""
-        view = Fixed(np.moveaxis(self.values, source, target), self.scale, self.is_set)
-        yield view
-        self.values, self.scale, self.is_set = np.moveaxis(view.values, target, source), view.scale, view.is_set
-
-    def of_sample(self) -> AbstractContextManager[Fixed]:
-        """Itself without the batch axis, to be added to."""
-        return self.reshaped(self.values.shape[1:])
 
 
 def take_gradient(gradient: NDArray[np.float32]) -> Fixed:
@@ -177,7 +159,7 @@ def mask_call_int(graph: Graph, node: Node, reach: Range | None = None) -> list[
         return []
     fields: Fields = {"elements": graph[node.output].elements, "low": found[0], "high": found[1]}
     args = (Address(node.output), Grad(node.output, is_output=True))
-    return [Call("tlc_mask_grad_s16", "tlc_mask_grad_s16_t", fields, args)]
+    return [Call("tlc_mask_grad_s16", "tlc_mask_grad_t", fields, args)]
 
 
 def masked(graph: Graph, node: Node, output: Array, dy: Fixed, reach: Range | None = None) -> Fixed:
@@ -389,8 +371,10 @@ def convolution_calls_int(
             share = channels // groups
             scratch = 8 * taps * (share + share % 2)
         fields = {**window, "add": int(0 in adding)}
-        last = (rows, Grad(node.output), Grad(node.inputs[0], is_output=True), Scratch(scratch))
-        calls.append(Call(f"tlc_{kind}_input_grad_s16", "tlc_conv2d_grad_s16_t", fields, last))
+        same = graph[node.output].shape == graph[node.inputs[0]].shape
+        function = f"tlc_{kind}_{'in_place' if depthwise and same and 0 not in adding else 'input'}_grad_s16"
+        last = (rows, Grad(node.output, is_output="in_place" in function), Grad(node.inputs[0], is_output=True))
+        calls.append(Call(function, "tlc_conv2d_grad_s16_t", fields, (*last, Scratch(scratch))))
     return calls
 
 
@@ -404,9 +388,12 @@ def add_bias_gradient(total: Fixed, dy: Fixed) -> None:
     total.add(dy.values.reshape(-1, dy.values.shape[-1]).sum(axis=0), dy.scale)
 
 
-def add_weight_gradient(node: Node, attrs: Any, x: Array, dy: Fixed, groups: int, total: Fixed) -> None:
-    """total (OC, KH, KW, C / groups) += Σ over positions of dy (OH, OW, OC) · x (H, W, C), x less its zero point."""
-    channels, kh, kw, depth = total.values.shape
+def weight_gradient(
+    node: Node, attrs: Any, x: Array, dy: Fixed, groups: int, kernel: Sequence[int]
+) -> tuple[Ints, int]:
+    """Σ over positions of dy (OH, OW, OC) · x (H, W, C), which is less its zero point → (OC, KH, KW, C / groups), scale."""
+    channels, depth = dy.values.shape[2], x.shape[2] // groups
+    kh, kw = kernel
     height, width = dy.values.shape[:2]
     headroom = _headroom(node, height * width)
     gradients = odd(dy.values, headroom).reshape(height * width, groups, -1).transpose(1, 2, 0).astype(np.float64)
@@ -419,7 +406,7 @@ def add_weight_gradient(node: Node, attrs: Any, x: Array, dy: Fixed, groups: int
             seen = padded[y0:, x0:][:: attrs.strides[0], :: attrs.strides[1]][:height, :width]
             taken = seen.reshape(height * width, groups, depth).transpose(1, 0, 2)
             result[:, :, ky, kx] = gradients @ taken  # exact: below 2^31
-    total.add(result.reshape(total.values.shape), times(dy.scale, headroom))
+    return result.reshape(channels, kh, kw, depth), times(dy.scale, headroom)
 
 
 def scaled(graph: Graph, node: Node, dy: Fixed, groups: int) -> Fixed:
@@ -431,10 +418,12 @@ def scaled(graph: Graph, node: Node, dy: Fixed, groups: int) -> Fixed:
     return result
 
 
-def add_input_gradient(graph: Graph, node: Node, attrs: Any, w: Array, dy: Fixed, groups: int, dx: Fixed) -> None:
-    """dx (H, W, C) += scales · w (OC, KH, KW, C / groups) over dy (OH, OW, OC)."""
+def input_gradient(
+    graph: Graph, node: Node, attrs: Any, w: Array, dy: Fixed, groups: int, size: Sequence[int]
+) -> tuple[Ints, int]:
+    """scales · w (OC, KH, KW, C / groups) over dy (OH, OW, OC) → dx (H, W, C) of a size (H, W), scale."""
     dy = scaled(graph, node, dy, groups)
-    height, width, _ = dx.values.shape
+    height, width = size
     channels, kh, kw, depth = w.shape
     total = np.zeros((height, width, groups, depth), np.float64)
     weights = w.reshape(groups, -1, kh, kw, depth).astype(np.float64)
@@ -446,15 +435,20 @@ def add_input_gradient(graph: Graph, node: Node, attrs: Any, w: Array, dy: Fixed
             rows, ys = seen_slices(y, attrs.strides[0], height, dy.values.shape[0])
             columns, xs = seen_slices(x, attrs.strides[1], width, dy.values.shape[1])
             total[ys, xs] += np.einsum("yxgo,goc->yxgc", gradients[rows, columns], weights[:, :, ky, kx])
-    dx.add(total.reshape(dx.values.shape).astype(np.int64), dy.scale)
+    return total.reshape(height, width, -1).astype(np.int64), dy.scale
 
 
 # ---- the optimizer ------------------------------------------------------------------------------------------------------
 
 
-def sgd_factors(unit: Sequence[float] | NDArray[Any]) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
-    """Steps of an integer per unit of rate · gradient as mult · 2^shift, mult in [2^15, 2^16)."""
-    mantissas, exponents = np.frexp(np.asarray(unit, np.float64))
+def sgd_factors(unit: NDArray[np.float32], input_scale: float) -> tuple[NDArray[np.uint16], NDArray[np.int16]]:
+    """Steps of an integer per unit of rate · gradient as mult · 2^shift, mult in [2^15, 2^16).
+
+    Args:
+        unit: steps per unit of rate · d loss / d real (:func:`tlc.ops.training.integer_steps`).
+        input_scale: for a weight the scale of its layer's input, which its gradient lacks; for a bias 1.
+    """
+    mantissas, exponents = np.frexp(unit.astype(np.float64) * input_scale)
     mult = np.minimum(np.floor(mantissas * 65536 + 0.5), 65535)
     return mult.astype(np.uint16), (exponents - 16).astype(np.int16)
 
@@ -473,8 +467,9 @@ def _rate(learning_rate: float, samples: int) -> tuple[int, int]:
 def sgd_step_int(
     value: Array,
     gradient: Fixed,
-    unit: NDArray[Any],
+    unit: NDArray[np.float32],
     *,
+    input_scale: float,
     learning_rate: float,
     samples: int,
     step: int,
@@ -486,10 +481,10 @@ def sgd_step_int(
     Args:
         value: (rows, …) int8 weights or (rows,) int32 biases.
         gradient: of the same shape, summed over ``samples``.
-        unit: float, (rows,) or (1,): steps of the integer per unit of learning rate · gradient.
+        unit, input_scale: as :func:`sgd_factors` takes them, (rows,) or (1,).
     """
     rows = len(value)
-    mult, shift = sgd_factors(unit)
+    mult, shift = sgd_factors(unit, input_scale)
     rate, rate_shift = _rate(learning_rate, samples)
     mults = np.broadcast_to((rate * mult.astype(np.int64)) >> 16, (rows,))
     rights = np.broadcast_to(-(rate_shift + shift.astype(np.int64) + 16 + gradient.scale - ONE), (rows,))

@@ -23,7 +23,7 @@ from tlc.ops.training import narrowed
 
 __all__ = ["UPDATE", "Plan", "Selection", "differentiate", "last_layer"]
 
-COPY = "tlc_copy_grad_f32"
+COPIES = ("tlc_copy_grad_f32", "tlc_copy_grad_s16")
 UPDATE = "update"
 """The function of a call that stands for an update of the learned tensor whose accumulator is its argument."""
 
@@ -94,14 +94,16 @@ def differentiate(graph: Graph, learned: dict[str, str], learning: Learning | No
         adding = frozenset(
             index for index in wanted if node.inputs[index] in has_gradient or node.inputs[index] in node.inputs[:index]
         )
-        made = REGISTRY[node.op].backward(graph, node, wanted, adding) if wanted else []
+        operator, in_integers = REGISTRY[node.op], learning.arithmetic == "int"
+        derive = operator.backward_int if in_integers else operator.backward
+        made = derive(graph, node, wanted, adding) if wanted else []
         if made is None:
             raise UsageError(
-                f"{node.op} has no gradient, and it stands between the cut and a tensor that learns",
+                f"{node.op} has no gradient{' in integers' if in_integers else ''}, and it stands between the cut and a tensor that learns",
                 where=f"{node.op} '{node.name}'",
                 remedy="cut before it, or let a later layer learn",
             )
-        copied = next((call for call in made if call.function == COPY and not call.fields["add"]), None)
+        copied = next((call for call in made if call.function in COPIES and not call.fields["add"]), None)
         if copied is not None:  # the output's gradient has no other reader: one input's may be the same bytes
             source, target = (_tensor(arg) for arg in copied.args)
             aliases[target] = source
@@ -121,7 +123,7 @@ def _with_updates(calls: list[Call]) -> list[Call]:
         result.append(call)
         sums = [arg for arg in call.args if isinstance(arg, Accumulator)]
         updates = [Call(UPDATE, "", {}, (arg,)) for arg in sums]
-        if call.function == "tlc_bias_grad_f32":
+        if call.function in ("tlc_bias_grad_f32", "tlc_bias_grad_s16"):
             result += updates
         else:
             late += updates

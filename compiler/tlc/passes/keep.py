@@ -18,6 +18,15 @@ __all__ = ["keep_little"]
 
 Calls = list[tuple[Node, Call]]
 
+MASKS = {"tlc_mask_grad_f32": "tlc_masked_grad_f32", "tlc_mask_grad_s16": "tlc_masked_grad_s16"}
+"""Calls that read an activation for its mask, and those that read the bits."""
+CHANNELS = {
+    "tlc_conv2d_weight_grad_f32": "in_c",
+    "tlc_dense_weight_grad_f32": "in",
+    "tlc_conv2d_weight_grad_s16": "in_c",
+}
+"""Weights' gradients, and the field that tells the channels of what they read."""
+
 
 def keep_little(
     graph: Graph, calls: Sequence[tuple[Node, Call]], there: Set[str]
@@ -61,12 +70,13 @@ def _computed(graph: Graph, tensor: str) -> str:
 
 def _kept(tensor: str, call: Call) -> tuple[Call, Call] | None:
     """A call that keeps what a backward call reads of an activation, and that call, reading it; None: it needs all of it."""
-    if call.function == "tlc_mask_grad_f32":
+    if call.function in MASKS:
         elements = _number(call, "elements")
         kept = Kept(f"mask({tensor})", (elements + 7) // 8, is_mask=True)
-        keep = Call("tlc_keep_mask_s8", call.struct, call.fields, (Address(tensor), _written(kept)))
-        return keep, Call("tlc_masked_grad_f32", "tlc_masked_grad_t", {"elements": elements}, (kept, *call.args[1:]))
-    channels = {"tlc_conv2d_weight_grad_f32": "in_c", "tlc_dense_weight_grad_f32": "in"}.get(call.function)
+        keep = Call("tlc_keep_mask_s8", "tlc_mask_grad_t", call.fields, (Address(tensor), _written(kept)))
+        read = Call(MASKS[call.function], "tlc_masked_grad_t", {"elements": elements}, (kept, *call.args[1:]))
+        return keep, read
+    channels = CHANNELS.get(call.function)
     if channels is None or call.fields.get("groups", 1) != 1:
         return None
     count, first = _number(call, "ins"), _number(call, "in_first")

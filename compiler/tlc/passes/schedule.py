@@ -8,7 +8,7 @@ alive between them, and everything else dies where it is read last.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -23,13 +23,13 @@ from tlc.program import Buffer, Learned, Program, Step, align
 __all__ = ["gradient_name", "schedule", "scratch_name", "sum_name"]
 
 
-IN_PLACE = "_plane_grad_f32"
+IN_PLACE = ("_plane_grad_f32", "_in_place_grad_s16")
 """How the functions are called whose gradient may lie over the one that they read."""
 
 
-def gradient_name(tensor: str) -> str:
-    """The buffer of an activation's gradient."""
-    return f"d({tensor})"
+def gradient_name(tensor: str, part: bool = False) -> str:
+    """The buffer of an activation's gradient, or of a part that is added to it."""
+    return f"part of d({tensor})" if part else f"d({tensor})"
 
 
 def sum_name(tensor: str) -> str:
@@ -42,15 +42,21 @@ def scratch_name(step: str) -> str:
     return f"scratch({step})"
 
 
-def schedule(graph: Graph, plan: Plan | None = None, packed: Mapping[str, int] | None = None) -> Program:
+def schedule(
+    graph: Graph,
+    plan: Plan | None = None,
+    packed: Mapping[str, int] | None = None,
+    steps: Sequence[Step] | None = None,
+) -> Program:
     """A program for an integer graph.
 
     Args:
         graph: integer, device side only.
         plan: what learns, and the backward pass; None: nothing learns.
         packed: per entropy-packed weight tensor, the bytes of a row (the decoder's scratch).
+        steps: the forward pass of another program of this graph, whatever learned there: saves making it anew.
     """
-    forward = [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
+    forward = list(steps) if steps else [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
     backward = []
     if plan:
         calls, keeping = keep_little(graph, plan.calls, {*graph.outputs, plan.top})
@@ -80,7 +86,7 @@ def _step(graph: Graph, node: Node, index: int) -> Step:
 
 
 def _identifier(text: str) -> str:
-    return re.sub(r"^tlc_|_(s8|f32)$", "", re.sub(r"[^0-9a-zA-Z]+", "_", text))
+    return re.sub(r"^tlc_|_(s8|s16|f32)$", "", re.sub(r"[^0-9a-zA-Z]+", "_", text))
 
 
 def _lay_out_state(program: Program, plan: Plan | None) -> None:
@@ -105,7 +111,7 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
     if not plan.learning.interleaved:
         for name in names:
             parts[name]["accumulator"] = offset
-            offset += 4 * counts[name]
+            offset += plan.learning.gradient_bytes(counts[name])
     program.memory_offset = offset
     if plan.learning.momentum:
         for name in names:
@@ -144,7 +150,10 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
         if program.loss:  # which reads it where the gradient will be written
             _touch(buffers, program.top, len(program.forward))
         # The host's gradient arrives between the passes: it must not lie on anything the backward pass still reads.
-        buffers[top] = Buffer(top, 4 * graph[program.top].elements, len(program.forward), len(program.forward))
+        size = _gradient_bytes(program, program.top)
+        if program.loss and program.learning.arithmetic == "int":  # which writes floats behind the scale
+            size = max(size, 4 + 4 * graph[program.top].elements)
+        buffers[top] = Buffer(top, size, len(program.forward), len(program.forward))
     for number, step in enumerate(program.backward, len(program.forward)):
         assert step.call is not None
         for arg in step.call.args:
@@ -153,22 +162,28 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
             if isinstance(arg, Kept):
                 _touch(buffers, arg.name, number)
             if isinstance(arg, Grad):
-                _touch(buffers, _add_gradient(program, step.call, arg.tensor, number, aliases), number)
+                _touch(buffers, _add_gradient(program, step.call, arg, number, aliases), number)
             if isinstance(arg, Accumulator) and program.learning.interleaved:
                 name = sum_name(arg.tensor)
                 elements = next(entry.elements for entry in program.learned if entry.tensor == arg.tensor)
-                buffers.setdefault(name, Buffer(name, 4 * elements, number, number)).last = number
+                size = program.learning.gradient_bytes(elements)
+                buffers.setdefault(name, Buffer(name, size, number, number)).last = number
         _add_scratch(program, step, number, packed)
     assert all(buffer.last <= end for buffer in buffers.values())
     _check_shares(program)
 
 
-def _add_gradient(program: Program, call: Call, tensor: str, number: int, aliases: Mapping[str, str]) -> str:
-    name = gradient_name(tensor)
+def _gradient_bytes(program: Program, tensor: str) -> int:
+    return program.learning.gradient_bytes(program.graph[tensor].elements)
+
+
+def _add_gradient(program: Program, call: Call, grad: Grad, number: int, aliases: Mapping[str, str]) -> str:
+    tensor, name = grad.tensor, gradient_name(grad.tensor, grad.part)
     if name not in program.buffers:
-        buffer = program.buffers[name] = Buffer(name, 4 * program.graph[tensor].elements, number, number)
-        if tensor in aliases:
-            buffer.shares = _add_gradient(program, call, aliases[tensor], number, aliases)
+        buffer = program.buffers[name] = Buffer(name, _gradient_bytes(program, tensor), number, number)
+        if tensor in aliases and not grad.part:
+            buffer.shares = _add_gradient(program, call, Grad(aliases[tensor]), number, aliases)
+            buffer.bytes = program.buffers[buffer.shares].bytes  # of the top: more, where the loss needs it
         elif call.function.endswith(IN_PLACE):  # nobody reads the output's gradient after it
             source = next(gradient_name(arg.tensor) for arg in call.args if isinstance(arg, Grad))
             if program.buffers[source].bytes == buffer.bytes:

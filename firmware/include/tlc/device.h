@@ -164,6 +164,10 @@ void tlc_device_pump(tlc_device_t *device);
 
 /* Forward with the context's bookkeeping. */
 TLC_MUST_CHECK tlc_status_t tlc_run_forward(tlc_ctx_t *ctx);
+
+/* Bytes of the arena that the gradient at the cut takes: 4 an element, or in integers 2 and the scale. */
+uint32_t tlc_gradient_room(const tlc_model_t *model);
+
 /* Writes the gradient (scale * q, or float32 when dtype is TLC_F32) into the arena; `from` may lie in the arena where
  * the tensor ends. NUMERIC: not finite. */
 TLC_MUST_CHECK tlc_status_t tlc_load_gradient(tlc_ctx_t *ctx, uint8_t dtype, float scale, const uint8_t *from,

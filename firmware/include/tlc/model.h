@@ -17,6 +17,7 @@ typedef enum {
     TLC_F32 = 0,
     TLC_S8 = 1,
     TLC_S32 = 2,
+    TLC_S16 = 3, /* of a gradient in integers: tlc_grad_t of train_int.h */
 } tlc_dtype_t;
 
 /* A tensor at the edge of the device segment. real = scale * (q - zero_point). */
@@ -83,7 +84,7 @@ typedef struct tlc_model {
     const char *const *layer_names; /* (layer_count) */
     const tlc_tensor_t *inputs;     /* (input_count) */
     const tlc_tensor_t *outputs;    /* (output_count); outputs[0] is the smashed tensor of a split model */
-    const tlc_tensor_t *gradient;   /* float32, d loss / d outputs[0] as reals, or with a loss that contains the softmax
+    const tlc_tensor_t *gradient;   /* float32 or S16, d loss / d outputs[0] as reals; with a loss that has the softmax in it,
                                        of its logits; NULL for a frozen model */
     const tlc_param_t *params;      /* (param_count) */
     void (*init)(tlc_ctx_t *ctx);   /* state <- the values in flash; NULL for a frozen model */

@@ -19,6 +19,7 @@
 
 #include "tlc/model.h"
 #include "tlc/rows.h"
+#include "tlc/train.h"
 
 #define TLC_GRAD_BITS 15   /* |q| < 2^15, or -2^15 */
 #define TLC_GRAD_ONE 4096u /* `scale` of exponent 0 */
@@ -27,6 +28,8 @@
 typedef struct {
     uint32_t scale; /* exponent + TLC_GRAD_ONE; 0: every value is 0, as in cleared memory */
 } tlc_grad_t;
+
+#define TLC_GRAD_BYTES(elements) ((4u + 2u * ((elements) + 1u) + 3u) & ~3u)
 
 static inline int16_t *tlc_grad_values(tlc_grad_t *grad) { return (int16_t *)(void *)(grad + 1); }
 static inline const int16_t *tlc_grad_const_values(const tlc_grad_t *grad) {
@@ -44,14 +47,11 @@ void tlc_take_grad_s8(const uint8_t *bytes, uint32_t elements, uint32_t scale, t
 
 /* ---- activations' gradients ---- */
 
-typedef struct {
-    uint32_t elements;
-    int32_t low;  /* y <= low: the clamp was active below, the gradient is 0; -129: no lower clamp */
-    int32_t high; /* y >= high: likewise above; 128: no upper clamp */
-} tlc_mask_grad_s16_t;
-
 /* dy (elements) is zeroed where the fused activation of y (elements) was active. */
-void tlc_mask_grad_s16(const tlc_mask_grad_s16_t *p, const int8_t *y, tlc_grad_t *dy);
+void tlc_mask_grad_s16(const tlc_mask_grad_t *p, const int8_t *y, tlc_grad_t *dy);
+
+/* The same from the bits that tlc_keep_mask_s8 kept. */
+void tlc_masked_grad_s16(const tlc_masked_grad_t *p, const uint8_t *bits, tlc_grad_t *dy);
 
 typedef struct {
     uint32_t elements;
@@ -170,6 +170,10 @@ void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, co
  * int16 (in_h + (kernel_h - 1) * dilation_h, in_w + (kernel_w - 1) * dilation_w), and one more */
 void tlc_depthwise_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
                                          tlc_grad_t *dx, void *scratch);
+
+/* The same where dx may lie over dy, since both are of one size and out_c is in_c. */
+void tlc_depthwise_conv2d_in_place_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, tlc_grad_t *dy,
+                                            tlc_grad_t *dx, void *scratch);
 
 typedef struct {
     uint32_t rows; /* positions summed over, below 65,536 */

@@ -130,3 +130,8 @@ void tlc_depthwise_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_row
     }
     tlc_writer_end(&writer, dx);
 }
+
+void tlc_depthwise_conv2d_in_place_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, tlc_grad_t *dy,
+                                            tlc_grad_t *dx, void *scratch) {
+    tlc_depthwise_conv2d_input_grad_s16(p, w, dy, dx, scratch);
+}

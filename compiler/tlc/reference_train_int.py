@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The definition of a training step in integers alone: no float between the gradient handed in and the updated weight.
+
+The generated C equals it bit for bit: every tensor after every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc.graph import Graph
+from tlc.ops import REGISTRY
+from tlc.ops.training import integer_steps
+from tlc.ops.training_int import Fixed, sgd_step_int, take_gradient
+from tlc.passes.backward import Plan
+from tlc.reference_train import ReferenceTrainer
+
+__all__ = ["ReferenceTrainerInt", "reference_trainer"]
+
+Float = NDArray[np.float32]
+
+
+def reference_trainer(graph: Graph, plan: Plan) -> ReferenceTrainer:
+    """One device that learns, in the plan's arithmetic."""
+    return (ReferenceTrainerInt if plan.learning.arithmetic == "int" else ReferenceTrainer)(graph, plan)
+
+
+class ReferenceTrainerInt(ReferenceTrainer):
+    """One device that learns in integers; its interface is that of the other."""
+
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        super().__init__(graph, plan)
+        self._totals: dict[str, Fixed] = {}
+        self._clear()
+
+    def backward(self, gradient: Float) -> None:
+        """As :meth:`ReferenceTrainer.backward`, from the float32 values' bits."""
+        values, graph = self._values, self.graph
+        assert values, "backward comes after forward"
+        top = self.plan.top
+        taken = take_gradient(np.array(gradient, np.float32).reshape(graph[top].shape))
+        gradients: dict[str, Fixed] = {top: taken}
+        for node, wanted in self.plan.order:
+            dy = gradients.pop(node.output)
+            sums: dict[int, Fixed] = {}
+            for index in sorted(wanted):
+                name = node.inputs[index]
+                if name in self._totals:
+                    sums[index] = self._totals[name]
+                else:
+                    sums[index] = gradients.setdefault(name, Fixed.zeros(graph[name].shape))
+            inputs = [values[name] for name in node.inputs]
+            REGISTRY[node.op].gradient_int(graph, node, inputs, values[node.output], dy, sums)
+        self._values = {}
+        self.samples += 1
+
+    def update(
+        self,
+        learning_rate: float,
+        step: int,
+        seed: int,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float = 0.0,
+    ) -> None:
+        """One step of plain SGD on the gradients accumulated so far, which are cleared."""
+        assert self.samples, "update comes after backward"
+        assert momentum == weight_decay == clip == 0, "plain SGD only"
+        for salt, name in enumerate(self.plan.learned):
+            tensor = self.graph[name]
+            assert tensor.quant is not None
+            values, at = self._rows(name).copy(), self._part(name)
+            scale = tensor.quant.scale if len(tensor.quant.scale) == 1 else tensor.quant.scale[at[0]]
+            values[at] = sgd_step_int(
+                values[at],
+                self._totals[name],
+                integer_steps(scale, self.plan.learning.qas),
+                input_scale=self._input_scale(name),
+                learning_rate=learning_rate,
+                samples=self.samples,
+                step=step,
+                seed=seed,
+                salt=salt,
+            )
+            tensor.data = np.ascontiguousarray(np.moveaxis(values, 0, self._axes[name]))
+        self._clear()
+        self.samples = 0
+        self._values = {}
+
+    def gradients(self) -> dict[str, Float]:
+        """What the accumulators stand for, with respect to reals, laid out like :meth:`params`."""
+        totals = self._totals.items()
+        return {name: (total.reals * self._input_scale(name)).astype(np.float32) for name, total in totals}
+
+    def _clear(self) -> None:
+        self._totals = {name: Fixed.zeros(self._rows(name).shape, self._part(name)) for name in self.plan.learned}
+
+    def _input_scale(self, name: str) -> float:
+        """What a weight's gradient in integers leaves to the optimizer."""
+        if self.graph[name].dtype != "int8":
+            return 1.0
+        node: Any = next(node for node in self.graph.nodes if name in node.inputs[1:])
+        quant = self.graph[node.inputs[0]].quant
+        assert quant is not None
+        return quant.s

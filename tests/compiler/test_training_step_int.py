@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step in integers: the generated C and the NumPy reference, bit for bit."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ckernel import FIRMWARE
+from test_training_step import STEPS, follow, int8_net
+from train_models import NETS
+from train_twin import build_twin, layers
+
+from tlc.errors import UsageError
+from tlc.learning import Learning, gradient_bytes
+from tlc.ops import REGISTRY
+from tlc.ops.base import Slice
+from tlc.ops.training_int import Fixed, sgd_step_int, take_gradient
+from tlc.passes.backward import Selection, differentiate
+from tlc.passes.schedule import gradient_name, schedule
+from tlc.passes.select import parse_spec
+from tlc.reference_train_int import ReferenceTrainerInt, reference_trainer
+
+LEARNING = Learning(arithmetic="int")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_layer_learns_alike(name: str, tmp_path: Path) -> None:
+    graph, images = int8_net(name)
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=LEARNING)
+    text = (tmp_path / "project/lib/tlc_model/src/tlc_model.c").read_text()
+    assert not re.search(r"_f32|\bfloat\b", text.split("static tlc_status_t backward")[1].split("tlc_tensor_t")[0])
+    follow(graph, library.create(), reference_trainer(graph, plan), images, batch=1, steps=STEPS)
+    follow(graph, library.create(), reference_trainer(graph, plan), images, batch=4, steps=10)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
+def test_updates_inside_the_backward_pass(name: str, tmp_path: Path) -> None:
+    graph, images = int8_net(name)
+    learning = replace(LEARNING, batch="1")
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=learning)
+    follow(graph, library.create(), reference_trainer(graph, plan), images, batch=1, steps=30)
+
+
+@pytest.mark.parametrize("spec", ["bias", "conv2d_weight_[12]", "conv2d.weight,dense.bias"])
+def test_parts_learn_through_packed_layers(spec: str, tmp_path: Path) -> None:
+    """Packed weights are decoded anew for each block of input channels."""
+    graph, images = int8_net("residual")
+    for node in graph.nodes:  # few values, so that packing pays
+        if REGISTRY[node.op].weight_axis(node) is not None:
+            graph[node.inputs[1]].data = (graph.data(node.inputs[1]) // 32 * 32).astype(np.int8)
+    library, plan = build_twin(graph, parse_spec(graph, spec), tmp_path / "project", "size", LEARNING)
+    text = (tmp_path / "project/lib/tlc_model/src/tlc_model.c").read_text()
+    assert "tlc_rows_packed" in text.split("static tlc_status_t backward")[1]
+    follow(graph, library.create(), reference_trainer(graph, plan), images, batch=2, steps=20)
+
+
+@pytest.mark.parametrize("name", ["residual", "dilated_groups", "depthwise", "moves"])
+def test_slices_learn(name: str, tmp_path: Path) -> None:
+    """The scale of a slice's gradient is that of the slice alone."""
+    graph, images = int8_net(name)
+    learned = layers(graph)
+    slices = {}
+    for node in graph.nodes:
+        if REGISTRY[node.op].weight_axis(node) is None or node.inputs[1] not in learned:
+            continue
+        channels, w = graph[node.output].shape[-1], graph[node.inputs[1]].shape
+        deep = node.op != "depthwise_conv2d" and w[-1] > 2 and getattr(node.attrs, "groups", 1) == 1
+        slices[node.inputs[1]] = Slice((1, channels - 1), (1, w[-1] - 1) if deep else None)
+        if len(node.inputs) > 2:
+            slices[node.inputs[2]] = Slice((0, channels // 2))
+    library, plan = build_twin(graph, Selection(learned, slices), tmp_path / "project", learning=LEARNING)
+    follow(graph, library.create(), reference_trainer(graph, plan), images, batch=2, steps=20)
+
+
+def test_gradients_take_half_the_memory() -> None:
+    graph, _ = int8_net("residual")
+    ours, floats = (
+        schedule(graph, differentiate(graph, layers(graph), Learning(arithmetic=a))) for a in ("int", "float")
+    )
+    for name in ("conv2d_out", "add_out"):
+        elements = graph[name].elements
+        assert ours.buffers[gradient_name(name)].bytes == gradient_bytes(elements) <= 2 * elements + 8
+        assert floats.buffers[gradient_name(name)].bytes == 4 * elements
+    sums = [program.state_bytes - program.param_bytes for program in (ours, floats)]
+    assert sums[0] < 0.62 * sums[1]  # folded biases stay as they are
+    assert ours.arena_bytes < floats.arena_bytes
+
+
+def test_too_long_a_sum_is_refused() -> None:
+    graph, _ = int8_net("conv_last")
+    node = next(node for node in graph.nodes if node.op == "conv2d")
+    graph[node.output].shape = (1, 300, 300, 6)
+    with pytest.raises(UsageError, match="90,000 positions"):
+        differentiate(graph, layers(graph), LEARNING)
+
+
+def test_no_float_instruction(tmp_path: Path) -> None:
+    """Whatever the C of the integer path calls on a core without floats, no routine of the compiler's for them."""
+    sources = [*FIRMWARE.glob("src/train/*_s16.c"), *(FIRMWARE / "src/train" / n for n in ("take_grad.c", "sgd_int.c"))]
+    assert len(sources) > 15
+    for source in sources:
+        target = tmp_path / f"{source.stem}.o"
+        flags = ["-mcpu=cortex-m0", "-mthumb", "-mfloat-abi=soft", "-O2", "-std=c99"]
+        subprocess.run(
+            ["arm-none-eabi-gcc", *flags, f"-I{FIRMWARE / 'include'}", "-c", str(source), "-o", str(target)], check=True
+        )
+        names = subprocess.run(
+            ["arm-none-eabi-nm", "-u", str(target)], check=True, capture_output=True, text=True
+        ).stdout
+        assert not re.search(r"__aeabi_[fd]|__aeabi_\w*2[fd]", names), (source.name, names)
+
+
+def test_steps_below_one_are_right_in_the_mean() -> None:
+    gradient = Fixed(np.full(40000, 12345, np.int64), 4096 - 20, True)
+    value = np.zeros(40000, np.int8)
+    unit = np.array([40.0], np.float32)
+    moved = sgd_step_int(value, gradient, unit, input_scale=0.02, learning_rate=0.3, samples=3, step=1, seed=2, salt=3)
+    exact = -0.3 / 3 * 40 * 0.02 * 12345 / 2**20
+    assert set(np.unique(moved)) == {-1, 0}
+    assert moved.mean() == pytest.approx(exact, rel=0.2)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf"), 1e-40])
+def test_what_is_no_rate_is_no_step(rate: float) -> None:
+    gradient = take_gradient(np.ones(4, np.float32))
+    value = np.arange(4, dtype=np.int8)
+    unit = np.ones(1, np.float32)
+    moved = sgd_step_int(value, gradient, unit, input_scale=1.0, learning_rate=rate, samples=1, step=1, seed=0, salt=0)
+    np.testing.assert_array_equal(moved, value)
+
+
+def test_the_reference_wants_plain_sgd() -> None:
+    graph, images = int8_net("residual")
+    trainer = ReferenceTrainerInt(graph, differentiate(graph, layers(graph), LEARNING))
+    (y,) = trainer.forward(images[:1])
+    trainer.backward(np.ones(y.shape, np.float32))
+    with pytest.raises(AssertionError, match="plain SGD"):
+        trainer.update(0.1, 1, 1, momentum=0.5)
