@@ -231,6 +231,14 @@ def cli() -> None:
     help="The loss that the device computes from a label by itself, with --cut none: softmax cross-entropy or mean squared "
     "error. `none`: the host computes it.",
 )
+@click.option(
+    "--train-arithmetic",
+    type=click.Choice(["auto", "float", "int"]),
+    default="auto",
+    show_default=True,
+    help="Of the backward pass and the update: float32, or integers alone (int16 gradients with one exponent each, half the "
+    "RAM, plain SGD). `auto`: float where the board's core has an FPU, or --momentum or --rounding feedback wants it.",
+)
 @click.option("--momentum", is_flag=True, help="Keep a velocity for each learned element, 4 bytes: SGD with momentum.")
 @click.option(
     "--rounding",
@@ -262,6 +270,7 @@ def compile_command(
     train_macs: int | None,
     train_batch: Any,
     loss: Any,
+    train_arithmetic: Any,
     momentum: bool,
     rounding: str,
     qas: bool,
@@ -279,7 +288,20 @@ def compile_command(
     learning = Learning(train_batch, loss, momentum=momentum, feedback=rounding == "feedback", qas=qas)
     directory = out or Path("build") / f"{model.stem}-{Path(board).stem}"
     options = Options(
-        model, board, directory, cut, calib, pack, train, transport, dict(shapes), seed, train_ram, train_macs, learning
+        model,
+        board,
+        directory,
+        cut,
+        calib,
+        pack,
+        train,
+        transport,
+        dict(shapes),
+        seed,
+        train_ram,
+        train_macs,
+        learning,
+        train_arithmetic,
     )
     with progress(as_json) as say:
         compiled = compile_model(options, say)
@@ -408,6 +430,68 @@ def run_command(
         click.echo(f"{result.samples:,} samples on {device}{counted}: {result.output}")
 
 
+def training_options(command: Command) -> Command:
+    """By which algorithm to train, and how much."""
+    for option in reversed(
+        [
+            click.option("--algorithm", metavar="NAME", help="How devices and host learn together.  [default: vsl]"),
+            click.option(
+                "--rounds", type=click.IntRange(1), help="Rounds; in each, every device has its turn.  [default: 1]"
+            ),
+            click.option("--batches", type=click.IntRange(1), help="Optimizer steps in a turn.  [default: 100]"),
+            click.option("--batch", type=click.IntRange(1), help="Samples in a step.  [default: 16]"),
+            click.option("--lr", type=float, help="Learning rate of both halves.  [default: 0.05]"),
+            click.option("--seed", type=int, help="Of the draws and the device's rounding.  [default: 0]"),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Any key of `tlc config --explain`. May be repeated.",
+            ),
+            click.option(
+                "--config",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Settings; options of the command line go before.  [default: ./tlc.toml, if there is one]",
+            ),
+            click.option(
+                "--deal",
+                type=click.Choice(["turns", "iid", "dirichlet"]),
+                default="turns",
+                show_default=True,
+                help="Who gets which samples of the file: each device the next one, random parts, or by class unevenly.",
+            ),
+            click.option(
+                "--curves",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="Draw loss and accuracy: .svg, or .png.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def training_plan(given: dict[str, Any]) -> Any:
+    """Settings from a file, overridden by ``--set``, overridden by options."""
+    from tlc_host import config
+
+    path = given.pop("config")
+    if path is None and Path(config.CONFIG_FILE).exists():
+        path = Path(config.CONFIG_FILE)
+    values = config.read(path) if path else {}
+    places = dict.fromkeys(values, str(path))
+    for text in given.pop("settings"):
+        key, value = config.parse_value(text)
+        values[key], places[key] = value, "--set"
+    for key, value in given.items():
+        if value is not None:
+            values[key], places[key] = value, f"--{key}"
+    return config.plan(values, places)
+
+
 @cli.command(
     "serve",
     short_help="Answer devices' samples, and train with them.",
@@ -415,6 +499,7 @@ def run_command(
         "tlc serve digits --device /dev/ttyUSB0",
         "tlc serve digits --device tcp://192.168.1.42:7777 --device tcp://192.168.1.43:7777",
         "tlc serve digits --device emulator --train labelled.npz --batches 50 --once",
+        "tlc serve digits --device twin --device twin --train labelled.npz --algorithm epsl --set phi=0.5 --once",
     ),
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -428,71 +513,52 @@ def run_command(
     metavar="FILE",
     help="Train on these first: .npz with x and y, or x_train and y_train. The project must be compiled with --train.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device.")
-@click.option("--batches", type=click.IntRange(1), default=100, show_default=True, help="Optimizer steps in a turn.")
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Samples in a step.")
-@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of both halves.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws and the device's rounding.")
+@training_options
 @click.option("--once", is_flag=True, help="End when the training is done, instead of serving on.")
 @common
 def serve_command(
     directory: Path,
     devices: tuple[str, ...],
     data: Path | None,
-    rounds: int,
-    batches: int,
-    batch: int,
-    lr: float,
-    seed: int,
+    deal: Any,
+    curves: Path | None,
     once: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Serve devices: answer the samples that they take with the network's output.
 
-    With --train the devices first learn, in turns, by vanilla split learning: the host takes its SGD step in TensorFlow and
-    returns the gradient, the device takes its own on what --train of `tlc compile` named. Ends with Ctrl-C.
+    With --train the devices first learn together, by --algorithm: the host takes its step in TensorFlow, the devices theirs on
+    what --train of `tlc compile` named. Ends with Ctrl-C.
     """
     import asyncio
+    from dataclasses import asdict
 
     require("cobs")
+    from tlc_host.live import Progress, write_curves
     from tlc_host.serve import Training, serve
 
-    training = Training(data, rounds, batches, batch, lr, seed) if data else None
-    history: list[dict[str, Any]] = []
-
-    def on_batch(done: Any) -> None:
-        row = {"step": done.step, "device": done.device, "loss": done.loss, "accuracy": done.accuracy}
-        history.append(row)
-        if not as_json:
-            click.echo(f"step {done.step:5}  device {done.device}  loss {done.loss:.4f}  accuracy {done.accuracy:.0%}")
+    plan = training_plan(given)
+    training = Training(data, plan, deal) if data else None
+    total = plan.settings.rounds * plan.settings.batches * len(devices)
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    asyncio.run(serve(directory, devices, training=training, say=say, on_batch=on_batch, once=once))
+    with Progress(total, quiet=as_json) as shown:
+        asyncio.run(serve(directory, devices, training=training, say=say, on_event=shown, once=once))
+    if curves and shown.batches:
+        write_curves(curves, f"{plan.algorithm.title} of {directory.name}", shown.batches, shown.rounds)
     if as_json:
-        click.echo(json.dumps({"devices": list(devices), "steps": history}))
-
-
-def training_options(command: Command) -> Command:
-    """How much to train."""
-    for option in reversed(
-        [
-            click.option(
-                "--rounds", type=click.IntRange(1), default=1, show_default=True, help="Turns of every device."
-            ),
-            click.option(
-                "--batches", type=click.IntRange(1), default=100, show_default=True, help="Optimizer steps in a turn."
-            ),
-            click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Samples in a step."),
-            click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of both halves."),
-            click.option(
-                "--seed", type=int, default=0, show_default=True, help="Of the draws and the device's rounding."
-            ),
+        steps = [
+            {"step": done.step, "device": done.device, "loss": done.loss, "accuracy": done.accuracy}
+            for done in shown.batches
         ]
-    ):
-        command = option(command)
-    return command
+        rounds = [asdict(done) for done in shown.rounds]
+        answer = {"devices": list(devices), "algorithm": plan.algorithm.name, "steps": steps, "rounds": rounds}
+        click.echo(json.dumps(answer))
+    elif len(shown.rounds) > 1:
+        tables.show_rounds(shown.rounds)
 
 
 @cli.command(
@@ -528,45 +594,82 @@ def train_command(
     directory: Path,
     device: str,
     data: Path,
-    rounds: int,
-    batches: int,
-    batch: int,
-    lr: float,
-    seed: int,
+    deal: Any,
+    curves: Path | None,
     save: bool,
     resume: bool,
     max_norm: float,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """Train a device and the host's part of the network on a file, by vanilla split learning.
+    """Train a device and the host's part of the network on a file.
 
     What --train of `tlc compile` named learns on the device, the rest in TensorFlow; that goes to DIR/host.trained.onnx.
     """
     import asyncio
 
     require("cobs")
+    from tlc_host.live import Progress, write_curves
     from tlc_host.serve import Training
     from tlc_host.train import train
-
-    def on_batch(done: Any) -> None:
-        if not as_json:
-            click.echo(f"step {done.step:5}  loss {done.loss:.4f}  accuracy {done.accuracy:.0%}")
 
     def say(text: str) -> None:
         click.echo(text, err=True)
 
-    training = Training(data, rounds, batches, batch, lr, seed)
-    result = asyncio.run(
-        train(directory, device, training, save=save, resume=resume, max_norm=max_norm, say=say, on_batch=on_batch)
-    )
+    plan = training_plan(given)
+    training = Training(data, plan, deal)
+    with Progress(plan.settings.rounds * plan.settings.batches, quiet=as_json) as shown:
+        result = asyncio.run(
+            train(directory, device, training, save=save, resume=resume, max_norm=max_norm, say=say, on_event=shown)
+        )
+    if curves:
+        write_curves(curves, f"{plan.algorithm.title} of {directory.name}", shown.batches, shown.rounds)
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
+        if len(shown.rounds) > 1:
+            tables.show_rounds(shown.rounds)
         tables.show_differences(f"what {device} has learned", result.learned)
         kept = "kept in its journal" if save else "until its next reset (--save keeps it)"
         click.echo(
             f"steps {result.first_step + 1} to {result.last_step} on {device}, {kept}; the host's part: {result.host}"
         )
+
+
+@cli.command(
+    "config",
+    short_help="Explain every setting of a training.",
+    epilog=examples("tlc config --explain", "tlc config --explain --algorithm epsl"),
+)
+@click.option("--explain", is_flag=True, help="Every key of [train] in tlc.toml, with its default.")
+@click.option("--algorithm", default="", metavar="NAME", help="Only the keys of this one.")
+@click.option(
+    "--config",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Check this file, and show what it means.",
+)
+@common
+def config_command(explain: bool, algorithm: str, source: Path | None, as_json: bool) -> None:
+    """Explain the settings of a training, or check a tlc.toml."""
+    from dataclasses import asdict
+
+    from tlc_host import config
+
+    if source is None and not explain:
+        source = Path(config.CONFIG_FILE)
+    if source is not None:
+        values = config.read(source)
+        plan = config.plan(values, dict.fromkeys(values, str(source)))
+        shown = {"algorithm": plan.algorithm.name, **plan.settings.model_dump()}
+        click.echo(json.dumps(shown) if as_json else "\n".join(f"{key} = {value!r}" for key, value in shown.items()))
+        return
+    keys = list(config.explain(algorithm))
+    if as_json:
+        click.echo(json.dumps([asdict(key) for key in keys]))
+    else:
+        tables.show_config(keys)
 
 
 @cli.group("weights", short_help="Read, replace and compare what a device has learned.")

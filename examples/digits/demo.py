@@ -31,12 +31,15 @@ from tlc import boards, toolchain
 from tlc.emulator import stop_state
 from tlc.pipeline import Compiled, Options, compile_model
 from tlc.twin import Twin
-from tlc_host.algorithms import vsl
+from tlc_host.algorithms.base import BatchDone
 from tlc_host.bench import bench
+from tlc_host.config import plan
 from tlc_host.devices import STATE_FILE, open_device
 from tlc_host.run import infer_on_device
-from tlc_host.serve import load_shard
+from tlc_host.serve import assemble, link_devices
 from tlc_host.server_model import ServerModel
+from tlc_host.server_worker import ServerWorker
+from tlc_host.shards import Shard, load_shard
 
 BOARD = "qemu-m4"
 WORK = Path("build") / "demo"
@@ -73,17 +76,17 @@ def float_accuracy(model: Path, data: Path) -> float:
     return float((session.run(None, {"input": x})[0].argmax(1) == y).mean())
 
 
-def twin_accuracy(twin: Twin, server: ServerModel, test: vsl.Shard) -> float:
+def twin_accuracy(twin: Twin, server: ServerModel, test: Shard) -> float:
     """The generated C on this machine, then the host segment, on the whole test set."""
     return float((server.infer(twin.forward(test.inputs)[0])[0].argmax(1) == test.labels).mean())
 
 
-async def learn(compiled: Compiled, test: vsl.Shard, shifted: vsl.Shard) -> dict[str, Any]:
+async def learn(compiled: Compiled, test: Shard, shifted: Shard) -> dict[str, Any]:
     """Split inference and split training on the booted board."""
     server, twin = ServerModel(PROJECT), Twin(PROJECT)
-    few = vsl.Shard(test.inputs[:DEVICE_TEST], test.labels[:DEVICE_TEST])
+    few = Shard(test.inputs[:DEVICE_TEST], test.labels[:DEVICE_TEST])
     result: dict[str, Any] = {"twin_before": twin_accuracy(twin, server, test)}
-    async with open_device(PROJECT, "emulator") as device:
+    async with ServerWorker(server) as worker, open_device(PROJECT, "emulator") as device:
         say(f"connected: {device.hello.board.decode()}, bundle {compiled.bundle.hash[:16]}")
 
         async def device_accuracy() -> float:
@@ -96,10 +99,12 @@ async def learn(compiled: Compiled, test: vsl.Shard, shifted: vsl.Shard) -> dict
         say(f"  {result['device_before']:.0%} right; the chip's smashed data equal the twin's, byte for byte")
         sent = device.counters.bytes_in, device.counters.bytes_out
         say(f"split training: {BATCHES} batches of {BATCH} rotated digits ...")
-        recent: list[vsl.Progress] = []
-        async for done in vsl.train(
-            [device], server, [shifted], rounds=1, batches=BATCHES, batch=BATCH, learning_rate=RATE
-        ):
+        recent: list[BatchDone] = []
+        settings = plan({"algorithm": "vsl", "batches": BATCHES, "batch": BATCH, "lr": RATE})
+        loop = assemble(settings, worker, link_devices([device], PROJECT, settings), [shifted])
+        async for done in loop.events():
+            if not isinstance(done, BatchDone):
+                continue
             recent.append(done)
             if done.step % 5 == 0:
                 loss = np.mean([p.loss for p in recent[-5:]])

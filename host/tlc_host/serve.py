@@ -5,26 +5,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlc import bundle as bundles
-from tlc.bundle import Bundle
-from tlc.data import InputSpec, samples_for
-from tlc.errors import ConfigError, DataError, DeviceReset, LinkError, TlcError
+from tlc.errors import DataError, DeviceReset, LinkError, TlcError
 from tlc.extras import require
-from tlc_host.algorithms import vsl
+from tlc_host.algorithms.base import Event
+from tlc_host.cohort import Cohort, Device, LinkDevice
+from tlc_host.config import Plan, plan
 from tlc_host.devices import open_device
+from tlc_host.loop import Loop
 from tlc_host.server_model import ServerModel
+from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session, SmashedReply
+from tlc_host.shards import Deal, Shard, deal, load_shard
 
-__all__ = ["Training", "load_shard", "prepare_shards", "serve"]
+__all__ = ["Training", "assemble", "load_shard", "prepare_shards", "serve"]
 
 log = logging.getLogger("tlc.serve")
 
@@ -37,11 +39,11 @@ class Training:
     """What to train on, and how."""
 
     data: Path
-    rounds: int
-    batches: int
-    batch: int
-    learning_rate: float
-    seed: int
+    plan: Plan = field(default_factory=lambda: plan({}))
+    deal: Deal = "turns"
+    """Who gets which samples."""
+    alpha: float = 0.3
+    """Of ``dirichlet``."""
 
 
 async def serve(
@@ -50,13 +52,13 @@ async def serve(
     *,
     training: Training | None = None,
     say: Callable[[str], None] = log.info,
-    on_batch: Callable[[vsl.Progress], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
     once: bool = False,
 ) -> None:
     """Serves devices until it is cancelled, or, with ``once``, until the training is done.
 
     A device's own samples are answered with the network's outputs. With ``training`` the devices first train together
-    by vanilla split learning, each on its part of the data. A device that resets is greeted again, and gets back what it
+    by its algorithm, each on its part of the data; ``on_event`` is called after every batch and every round. A device that resets is greeted again, and gets back what it
     had learned at the end of the last batch that it finished.
 
     Raises:
@@ -66,22 +68,27 @@ async def serve(
         LinkError: a device cannot be opened at the start.
     """
     bundle = bundles.load(directory)
-    server = ServerModel(directory)
-    shards = prepare_shards(training, server, len(devices)) if training else []
+    model = ServerModel(directory)
+    shards = prepare_shards(training, model, len(devices)) if training else []
 
     async def answer(reply: SmashedReply) -> NDArray[np.float32]:
         smashed = reply.outputs[0].reshape(1, *bundle.outputs[0].shape[1:])
-        outputs = await asyncio.to_thread(server.infer, smashed)
+        outputs = await server.infer(smashed)
         return outputs[0].astype(np.float32).ravel()
 
     async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(ServerWorker(model))
         sessions = []
         for device in devices:
             session = await stack.enter_async_context(open_device(directory, device, on_sample=answer))
             say(f"{device}: {session.hello.board.decode(errors='replace')}, bundle {bundle.hash[:16]}")
             sessions.append(session)
         if training:
-            await _train(sessions, server, shards, training, say, on_batch)
+            loop = assemble(training.plan, server, link_devices(sessions, directory, training.plan), shards)
+            async for event in loop.events():
+                if on_event:
+                    on_event(event)
+            say("training is done")
         if once:
             return
         async with asyncio.TaskGroup() as tasks:
@@ -89,60 +96,48 @@ async def serve(
                 tasks.create_task(_watch(session, say))
 
 
-def load_shard(path: Path, bundle: Bundle, part: str = "train") -> vsl.Shard:
-    """A labelled file as a device's shard.
+def prepare_shards(training: Training, server: ServerModel, count: int) -> list[Shard]:
+    """Every device's share; all that can be wrong is found before a device is opened.
 
     Raises:
-        DataError: it has no labels, or does not fit.
+        ConfigError: the algorithm cannot work with this project.
+        DataError: the file does not fit.
     """
-    if len(bundle.inputs) != 1:
-        raise DataError("training takes a model with one input", where=str(path))
-    edge = bundle.inputs[0]
-    samples = samples_for(path, [InputSpec(edge.file_name, edge.file_shape)], part=part, labelled=True)
-    assert samples.labels is not None
-    return vsl.Shard(edge.to_device(samples.inputs[edge.file_name]), samples.labels)
-
-
-def prepare_shards(training: Training, server: ServerModel, count: int) -> list[vsl.Shard]:
-    """Every device's share, dealt in turn; all that can be wrong is found before a device is opened."""
     require("tensorflow")
-    if not 0 < training.learning_rate < math.inf:
-        raise ConfigError(
-            f"the learning rate must be positive, but is {training.learning_rate}", where="--lr", remedy="try 0.05"
-        )
-    server.require_trainable()
+    algorithm = training.plan.algorithm
+    algorithm.require(server.bundle, str(server.directory))
     whole = load_shard(training.data, server.bundle)
     server.check_labels(whole.labels, str(training.data))
-    if len(whole.labels) < count:
+    if len(whole) < count:
         raise DataError(
-            f"holds {len(whole.labels)} samples for {count} devices",
-            where=str(training.data),
-            remedy="give more samples",
+            f"holds {len(whole)} samples for {count} devices", where=str(training.data), remedy="give more samples"
         )
-    return [vsl.Shard(whole.inputs[number::count], whole.labels[number::count]) for number in range(count)]
+    return deal(whole, count, training.deal, alpha=training.alpha, seed=training.plan.settings.seed)
 
 
-async def _train(
-    sessions: Sequence[Session],
-    server: ServerModel,
-    shards: Sequence[vsl.Shard],
-    training: Training,
-    say: Callable[[str], None],
-    on_batch: Callable[[vsl.Progress], None] | None,
-) -> None:
-    async for progress in vsl.train(
-        sessions,
-        server,
-        shards,
-        rounds=training.rounds,
-        batches=training.batches,
-        batch=training.batch,
-        learning_rate=training.learning_rate,
-        seed=training.seed,
-    ):
-        if on_batch:
-            on_batch(progress)
-    say("training is done")
+def link_devices(
+    sessions: Sequence[Session], directory: Path, plan: Plan, *, max_norm: float = 0.0
+) -> list[LinkDevice]:
+    """Sessions as an algorithm's devices; those of one name are numbered."""
+    bundle = bundles.load(directory)
+    found = [
+        LinkDevice(session, bundle, directory, gradient=plan.settings.gradient, max_norm=max_norm)
+        for session in sessions
+    ]
+    names = [device.name for device in found]
+    for number, device in enumerate(found):
+        if names.count(device.name) > 1:
+            device.name = f"{names[number]} #{number + 1}"
+    return found
+
+
+def assemble(plan: Plan, server: ServerWorker, devices: Sequence[Device], shards: Sequence[Shard]) -> Loop:
+    """An algorithm with its cohort, ready to run."""
+    settings = plan.settings
+    cohort = Cohort(deadline_s=settings.deadline_s, quorum=settings.quorum, seed=settings.seed)
+    for device, shard in zip(devices, shards, strict=True):
+        cohort.join(device, shard)
+    return Loop(plan.algorithm(settings, cohort, server))
 
 
 async def _watch(session: Session, say: Callable[[str], None]) -> None:

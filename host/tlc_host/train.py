@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``tlc train``: a device learns from samples of a file, by vanilla split learning, and both halves are kept."""
+"""``tlc train``: a device learns from samples of a file, and both halves are kept."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 from tlc.errors import ConfigError, DeviceError, OutputError
 from tlc_host import messages as m
 from tlc_host import weights
-from tlc_host.algorithms import vsl
+from tlc_host.algorithms.base import Event, RoundDone
 from tlc_host.devices import open_device
-from tlc_host.serve import Training, prepare_shards
+from tlc_host.serve import Training, assemble, link_devices, prepare_shards
 from tlc_host.server_model import TRAINED_FILE, ServerModel
+from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session
 
 __all__ = ["MAX_NORM", "TrainResult", "train"]
@@ -32,10 +34,12 @@ class TrainResult:
     """What ``tlc train`` tells."""
 
     device: str
+    algorithm: str
     first_step: int
     last_step: int
     losses: tuple[float, ...]
     accuracies: tuple[float, ...]
+    rounds: tuple[RoundDone, ...]
     learned: tuple[weights.Difference, ...]
     """Each tensor against what it was before."""
     saved: bool
@@ -64,7 +68,7 @@ async def train(
     resume: bool = False,
     max_norm: float = MAX_NORM,
     say: Callable[[str], None] = lambda text: None,
-    on_batch: Callable[[vsl.Progress], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
 ) -> TrainResult:
     """Trains a device and the host segment on a labelled file.
 
@@ -76,7 +80,7 @@ async def train(
         resume: the host segment goes on from where the last training left it.
         max_norm: a step on the device whose mean gradient has a larger norm counts as divergence.
         say: called with what a person should know.
-        on_batch: called after each step.
+        on_event: called after each step and each round.
 
     Raises:
         DataError: the file does not fit the network, or there is nothing to resume.
@@ -90,32 +94,29 @@ async def train(
     shards = prepare_shards(training, server, 1)
     losses: list[float] = []
     accuracies: list[float] = []
-    async with open_device(directory, device) as session:
+    rounds: list[RoundDone] = []
+    async with ServerWorker(server) as worker, open_device(directory, device) as session:
         if save:
             weights.require_journal(session)
         first = session.hello.last_step
         if first and not resume:
             say(f"{device} has learned up to step {first}; the host segment begins anew (--resume goes on with both)")
         before = await weights.pull(session, server.bundle, directory)
+        (link,) = link_devices([session], directory, training.plan, max_norm=max_norm)
+        loop = assemble(training.plan, worker, [link], shards)
         try:
-            async for done in vsl.train(
-                [session],
-                server,
-                shards,
-                rounds=training.rounds,
-                batches=training.batches,
-                batch=training.batch,
-                learning_rate=training.learning_rate,
-                seed=training.seed,
-                max_norm=max_norm,
-            ):
-                losses.append(done.loss)
-                accuracies.append(done.accuracy)
-                if on_batch:
-                    on_batch(done)
-                if not np.isfinite(done.loss):  # the host's half: the device's goes back to where it was, too
-                    await weights.push(session, server.bundle, directory, before, step=first)
-                    raise _diverged(f"the loss is {done.loss} at step {done.step}", session)
+            async with aclosing(loop.events()) as events:
+                async for event in events:
+                    if on_event:
+                        on_event(event)
+                    if isinstance(event, RoundDone):
+                        rounds.append(event)
+                        continue
+                    losses.append(event.loss)
+                    accuracies.append(event.accuracy)
+                    if not np.isfinite(event.loss):  # the host's half: the device's goes back to where it was, too
+                        await weights.push(session, server.bundle, directory, before, step=first)
+                        raise _diverged(f"the loss is {event.loss} at step {event.step}", session)
         except DeviceError as error:
             if error.status != m.Status.NUMERIC:
                 raise
@@ -124,11 +125,12 @@ async def train(
         host = _keep_host(directory, server)
         saved = await session.save() if save else False
         journal = asdict(await session.journal())
+        last = link.steps
     for name in ("request", "round", "step", "batch"):
         del journal[name]
-    last = first + len(losses)
+    name = training.plan.algorithm.name
     return TrainResult(
-        device, first, last, tuple(losses), tuple(accuracies), tuple(learned), saved, host, journal
+        device, name, first, last, tuple(losses), tuple(accuracies), tuple(rounds), tuple(learned), saved, host, journal
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,13 @@ from tlc.frontends.onnx_writer import write_onnx
 from tlc.ops.base import Activation
 from tlc.pipeline import Options, compile_model
 from tlc.twin import Twin, TwinLibrary
-from tlc_host.algorithms import vsl
-from tlc_host.serve import load_shard, serve
+from tlc_host.algorithms.base import BatchDone, Event
+from tlc_host.config import plan
+from tlc_host.serve import assemble, link_devices, serve
 from tlc_host.server_model import ServerModel
+from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session
+from tlc_host.shards import Shard, deal, load_shard
 from tlc_host.transports.memory import MemoryTransport
 
 pytest.importorskip("tensorflow", reason="the host segment trains in TensorFlow: pip install 'tlc[train]'")
@@ -59,28 +62,23 @@ async def session(twin: Twin) -> AsyncIterator[Session]:
         yield connected
 
 
-def accuracy(twin: Twin, server: ServerModel, shard: vsl.Shard) -> float:
+def accuracy(twin: Twin, server: ServerModel, shard: Shard) -> float:
     return float((server.infer(twin.forward(shard.inputs)[0])[0].argmax(1) == shard.labels).mean())
 
 
 async def run(project: Path, twins: list[Twin], *, batches: int, resets: tuple[int, ...] = ()) -> ServerModel:
     server = ServerModel(project)
     whole = load_shard(project.parent / "data.npz", twins[0].bundle)
-    count = len(twins)
-    shards = [vsl.Shard(whole.inputs[i::count], whole.labels[i::count]) for i in range(count)]
-    opened = [session(twin) for twin in twins]
-    devices = [await each.__aenter__() for each in opened]
-    try:
+    settings = plan({"rounds": 2, "batches": batches, "batch": 8, "lr": 0.1, "seed": 5})
+    async with AsyncExitStack() as stack:
+        devices = [await stack.enter_async_context(session(twin)) for twin in twins]
+        worker = await stack.enter_async_context(ServerWorker(server))
+        loop = assemble(settings, worker, link_devices(devices, project, settings), deal(whole, len(twins)))
         done = 0
-        async for _ in vsl.train(
-            devices, server, shards, rounds=2, batches=batches, batch=8, learning_rate=0.1, seed=5
-        ):
-            done += 1
-            if done in resets:
+        async for event in loop.events():
+            done += isinstance(event, BatchDone)
+            if isinstance(event, BatchDone) and done in resets:
                 twins[0].reboot(1000 + done)
-    finally:
-        for each in opened:
-            await each.__aexit__(None, None, None)
     return server
 
 
@@ -180,9 +178,11 @@ def test_the_daemon_answers_a_devices_own_samples(project: Path) -> None:
 def test_serve_trains_and_ends(project: Path) -> None:
     from tlc_host.serve import Training
 
-    steps: list[vsl.Progress] = []
-    training = Training(project.parent / "data.npz", rounds=1, batches=3, batch=4, learning_rate=0.1, seed=0)
+    steps: list[Event] = []
+    settings = plan({"batches": 3, "batch": 4, "lr": 0.1})
+    training = Training(project.parent / "data.npz", settings)
     asyncio.run(
-        serve(project, ["twin", "twin"], training=training, say=lambda text: None, on_batch=steps.append, once=True)
+        serve(project, ["twin", "twin"], training=training, say=lambda text: None, on_event=steps.append, once=True)
     )
-    assert [done.device for done in steps] == [0, 0, 0, 1, 1, 1]
+    assert [done.device for done in steps if isinstance(done, BatchDone)] == [0, 0, 0, 1, 1, 1]
+    assert [type(done).__name__ for done in steps].count("RoundDone") == 1

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from tlc.passes.select_auto import Training
     from tlc.pipeline import Compiled
     from tlc.size import SizeReport
+    from tlc_host.algorithms.base import RoundDone
     from tlc_host.bench import BenchResult
+    from tlc_host.config import Key
     from tlc_host.weights import Difference
 
 __all__ = [
@@ -26,9 +28,11 @@ __all__ = [
     "show_bench",
     "show_boards",
     "show_compiled",
+    "show_config",
     "show_differences",
     "show_journal",
     "show_plan",
+    "show_rounds",
     "show_size",
     "show_training",
     "table",
@@ -218,3 +222,34 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         drawn.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(drawn)
+
+
+def show_rounds(rounds: Sequence[RoundDone]) -> None:
+    """The table at the end of a training of several rounds."""
+    from tlc_host.live import size
+
+    table(
+        "",
+        ["round", "loss", "accuracy", "devices", "up", "down", "s", "slowest", "left out"],
+        [
+            [
+                str(done.round + 1),
+                f"{done.loss:.4f}",
+                f"{done.accuracy:.1%}",
+                str(len(done.devices)),
+                size(done.bytes_up),
+                size(done.bytes_down),
+                f"{done.seconds:.1f}",
+                done.slowest,
+                ", ".join(left.name for left in done.left_out),
+            ]
+            for done in rounds
+        ],
+    )
+
+
+def show_config(keys: Sequence[Key]) -> None:
+    """Every key of ``[train]``."""
+    for key in keys:
+        only = f"  ({key.algorithm} only)" if key.algorithm else ""
+        click.echo(f"{key.name} = {key.default!r}{only}\n    {key.kind}\n    {key.description}")

@@ -14,161 +14,68 @@ Then T goes to the next device.
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from tlc.errors import DeviceReset
-from tlc_host.server_model import ServerModel
-from tlc_host.session import Session
+from tlc_host.algorithms.base import Split, Tally
+from tlc_host.cohort import Member
+from tlc_host.shards import Shard
 
-__all__ = ["Progress", "Shard", "train"]
-
+__all__ = ["KEEP", "VSL"]
 
 KEEP = 8
 """Batches after which both sides' learned tensors are kept, to go back to after a device's reset."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The samples of one device: inputs as its integers (samples, ...), labels (samples,)."""
+class VSL(Split):
+    """Devices in turns; the device part goes from one to the next."""
 
-    inputs: NDArray[np.int8]
-    labels: NDArray[np.int64]
+    name = "vsl"
+    title = "Vanilla split learning"
+    paper = "Gupta and Raskar, arXiv 1810.06060; Vepakomma et al., arXiv 1812.00564"
 
+    async def round(self) -> None:
+        """A turn of every device."""
+        for member in self.cohort.present:
+            if self.handed is not None:
+                await self.hand(self.handed, [member], self.handed_steps)
+            await self.cohort.each([member], self.turn)
+            if len(self.cohort.members) > 1:
+                for weights in (await self.collect([member])).values():
+                    self.handed, self.handed_steps = weights, member.device.steps
 
-@dataclass(frozen=True)
-class Progress:
-    """After each batch."""
+    async def turn(self, member: Member) -> None:
+        """A device's batches. Where it resets, both sides go back to where they last agreed and the batches since are done
+        again, so that the trajectory is the undisturbed one."""
+        device = member.device
+        plan = [member.draw(self.settings.batch) for _ in range(self.settings.batches)]
+        done = kept = 0
+        steps, learned, host = device.steps, await device.get(), await self.server.snapshot()
+        while done < len(plan):
+            if done - kept == KEEP:
+                kept, steps, learned, host = done, device.steps, await device.get(), await self.server.snapshot()
+            try:
+                tally = await self.batch(member, plan[done])
+            except DeviceReset:
+                await device.recover()
+                device.steps = steps
+                await device.set(learned)
+                await self.server.restore(host)
+                done = kept
+                continue
+            done += 1
+            await self.report(tally, member)
 
-    round: int
-    device: int
-    step: int
-    loss: float
-    accuracy: float
-    samples: int
-
-
-async def train(
-    devices: Sequence[Session],
-    server: ServerModel,
-    shards: Sequence[Shard],
-    *,
-    rounds: int,
-    batches: int,
-    batch: int,
-    learning_rate: float,
-    seed: int = 0,
-    max_norm: float = 0.0,
-) -> AsyncIterator[Progress]:
-    """Trains both parts; yields after each batch.
-
-    Args:
-        devices: in the order of their turns.
-        shards: each device's own samples.
-        rounds: how often every device has its turn.
-        batches: in a turn.
-        batch: samples in a step, drawn without replacement within a pass over the shard.
-        learning_rate: of both parts.
-        seed: of the draws and of the devices' stochastic rounding.
-        max_norm: a step whose mean gradient on the device has a larger norm is refused; 0: the device's own bound.
-
-    Raises:
-        DeviceError: status NUMERIC when training diverged on the device.
-    """
-    rng = np.random.default_rng(seed)
-    orders = [_Order(len(shard.labels), rng) for shard in shards]
-    step = devices[0].hello.last_step
-    learned = b""
-    for turn in range(rounds):
-        for number, (device, shard) in enumerate(zip(devices, shards, strict=True)):
-            if learned:
-                await device.set_params(learned)
-            plan = [orders[number].take(batch) for _ in range(batches)]
-            async for done in _turn(device, server, shard, plan, step, learning_rate, seed, max_norm):
-                yield dataclasses.replace(done, round=turn, device=number)
-            step += batches
-            learned = await device.get_params() if len(devices) > 1 else b""
-
-
-async def _turn(
-    device: Session,
-    server: ServerModel,
-    shard: Shard,
-    plan: Sequence[NDArray[Any]],
-    step: int,
-    learning_rate: float,
-    seed: int,
-    max_norm: float,
-) -> AsyncIterator[Progress]:
-    """One device's turn. Where the device resets, both sides go back to where they last agreed and the batches since
-    are done again, so that the trajectory is the undisturbed one."""
-    done = kept = 0
-    learned, weights = await device.get_params(), server.snapshot()
-    while done < len(plan):
-        if done - kept == KEEP:
-            kept, learned, weights = done, await device.get_params(), server.snapshot()
-        try:
-            number = step + done + 1
-            loss, correct = await _batch(device, server, shard, plan[done], number, learning_rate, seed, max_norm)
-        except DeviceReset:
-            await device.greet()
-            await device.set_params(learned)
-            server.restore(weights)
-            done = kept
-            continue
-        done += 1
-        yield Progress(0, 0, number, loss, correct / len(plan[done - 1]), len(plan[done - 1]))
-
-
-async def _batch(
-    device: Session,
-    server: ServerModel,
-    shard: Shard,
-    chosen: NDArray[Any],
-    step: int,
-    learning_rate: float,
-    seed: int,
-    max_norm: float,
-) -> tuple[float, int]:
-    """One optimizer step on both sides: mean loss, and how many were right."""
-    loss, correct = 0.0, 0
-    for place in chosen:
-        sent = await device.forward(shard.inputs[place], step=step, batch=step)
-        smashed = sent.outputs[0].reshape(1, *server.bundle.outputs[0].shape[1:])
-        # In a thread: TensorFlow's first call takes seconds, and the link must not fall silent.
-        result = await asyncio.to_thread(server.gradient, smashed, shard.labels[place : place + 1])
-        quantized, scale = quantize_gradient(result.gradient)
-        await device.backward(sent, quantized, scale=scale, step=step)
-        loss += result.loss / len(chosen)
-        correct += result.correct
-    server.apply(learning_rate)
-    await device.step(step, learning_rate, seed, max_norm=max_norm)
-    return loss, correct
-
-
-def quantize_gradient(gradient: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
-    """A gradient as int8 with one scale: a quarter of its bytes on the link."""
-    scale = np.float32(np.abs(gradient).max() / 127.0)
-    if not scale > 0:
-        return np.zeros(gradient.size, np.int8), 1.0
-    return np.rint(gradient.ravel() / scale).astype(np.int8), float(scale)
-
-
-class _Order:
-    """Samples in a fresh random order, pass after pass."""
-
-    def __init__(self, count: int, rng: np.random.Generator) -> None:
-        self._count, self._rng = count, rng
-        self._left: NDArray[Any] = np.empty(0, np.int64)
-
-    def take(self, wanted: int) -> NDArray[Any]:
-        while len(self._left) < wanted:
-            self._left = np.concatenate([self._left, self._rng.permutation(self._count)])
-        taken, self._left = self._left[:wanted], self._left[wanted:]
-        return taken
+    async def batch(self, member: Member, batch: Shard) -> Tally:
+        """One optimizer step on both sides: steps 1 to 4."""
+        tally = Tally()
+        size = 1 if self.settings.exchange == "sample" else len(batch)
+        for first in range(0, len(batch), size):
+            part = batch.take(np.arange(first, min(first + size, len(batch))))
+            z = await member.device.forward(part.inputs)
+            result = await self.server.gradient(z, part.labels)
+            tally.add(result.loss, result.correct, len(part))
+            await member.device.backward(result.gradient * np.float32(len(part)))
+        await self.server.apply(self.settings.lr)
+        await member.device.step(self.settings.lr)
+        return tally

@@ -1,0 +1,468 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The devices that learn together, in the words of the papers: awaitable calls on each, and on all at once.
+
+:class:`Device` is one device part T; :class:`LinkDevice` speaks with one over the link, :class:`TwinDevice` calls the
+generated C directly. A :class:`Member` is a device with its samples and what a round needs to know of it. The
+:class:`Cohort` asks many at once and sees to it that a round always ends: who fails, or is late when enough have
+answered, is *left out* of the rest of the round, by name and reason, and brought back into step before the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlc.bundle import Bundle
+from tlc.errors import DataError, DeviceError, LinkError, ProtocolError
+from tlc.twin import Twin
+from tlc_host import messages as m
+from tlc_host import weights as coded
+from tlc_host.averaging import Weights
+from tlc_host.session import Session, SmashedReply
+from tlc_host.shards import Order, Shard
+
+__all__ = ["Cohort", "Device", "Left", "LinkDevice", "Member", "TwinDevice", "quantize_gradient"]
+
+Int8 = NDArray[np.int8]
+Float = NDArray[np.float32]
+R = TypeVar("R")
+
+GRADIENTS = Literal["int8", "float32"]
+SEED_STRIDE = 0x9E3779B1
+"""Devices round differently, so that what rounding does to them averages out; the first one by the seed itself."""
+
+
+class Device(Protocol):
+    """One device part T. Every call may raise LinkError and its kinds."""
+
+    name: str
+    seed: int
+    """Of its stochastic rounding."""
+    steps: int
+    """The number of its last optimizer step."""
+
+    async def forward(self, x: Int8) -> Int8:
+        """z = T(x): (samples, ...) at the cut."""
+
+    async def backward(self, gradient: Float) -> None:
+        """Adds the gradient of T up, from (samples, ...) d loss / d z of the last :meth:`forward`'s samples, each of its
+        sample's own loss."""
+
+    async def step(self, learning_rate: float) -> None:
+        """T ← T − η · mean of the gradients since the last step, then they are forgotten."""
+
+    async def get(self) -> Weights:
+        """The learned tensors of T."""
+
+    async def set(self, weights: Weights) -> None:
+        """Replaces them, and forgets gradients."""
+
+    async def recover(self) -> None:
+        """After an error: makes it answer again."""
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that it sent and took so far."""
+
+
+class LinkDevice:
+    """A device over the link.
+
+    A device's arena holds one forward pass. A batch of several samples is passed forward one by one; before each sample's
+    backward pass its forward pass is done again. Batches of one sample cost no second pass.
+
+    Args:
+        session: a greeted one.
+        bundle: the project's.
+        directory: of the project, for the differences that parameters travel as; None: they travel whole.
+        seed: of the device's stochastic rounding.
+        gradient: how gradients travel: ``int8`` with one scale a sample, or ``float32``.
+        max_norm: a step whose mean gradient has a larger norm is refused; 0: the device's own bound.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        bundle: Bundle,
+        directory: Path | None = None,
+        *,
+        seed: int = 0,
+        gradient: GRADIENTS = "int8",
+        max_norm: float = 0.0,
+    ) -> None:
+        self.session = session
+        self.name = session.name
+        self.bundle = bundle
+        self.directory = directory
+        self.seed = seed
+        self.gradient = gradient
+        self.max_norm = max_norm
+        self.steps = session.hello.last_step
+        """The number of the last optimizer step."""
+        self._batch = 0
+        self._inputs: Int8 = np.empty(0, np.int8)
+        self._held: SmashedReply | None = None
+
+    async def forward(self, x: Int8) -> Int8:
+        """As of :class:`Device`."""
+        self._inputs, self._held = x, None
+        return np.stack([await self._pass(x[i], keep=len(x) == 1) for i in range(len(x))])
+
+    async def _pass(self, x: Int8, *, keep: bool) -> Int8:
+        self._batch = self._batch % 0x7FFFFFFF + 1
+        reply = await self.session.forward(x, keep=keep, step=self.steps + 1, batch=self._batch)
+        shape = self.bundle.outputs[0].shape[1:]
+        if reply.batch != self._batch or reply.outputs[0].size != math.prod(shape):
+            raise ProtocolError(
+                f"asked for batch {self._batch} with {math.prod(shape)} values, it sent batch {reply.batch} with "
+                f"{reply.outputs[0].size}",
+                where=self.name,
+                remedy="build the firmware and the host from the same release",
+            )
+        self._held = reply if keep else None
+        return reply.outputs[0].reshape(shape)
+
+    async def backward(self, gradient: Float) -> None:
+        """As of :class:`Device`."""
+        for i, sample in enumerate(gradient):
+            if len(gradient) > 1:
+                await self._pass(self._inputs[i], keep=True)
+            if self._held is None:
+                raise DeviceError("it holds no forward pass", where=self.name)
+            if self.gradient == "int8":
+                q, scale = quantize_gradient(sample)
+                await self.session.backward(self._held, q, scale=scale, step=self.steps + 1)
+            else:
+                whole = np.ascontiguousarray(sample, np.float32)
+                await self.session.backward(self._held, whole, step=self.steps + 1)
+            self._held = None
+
+    async def step(self, learning_rate: float) -> None:
+        """As of :class:`Device`."""
+        await self.session.step(self.steps + 1, learning_rate, self.seed, max_norm=self.max_norm)
+        self.steps += 1
+
+    async def get(self) -> Weights:
+        """As of :class:`Device`."""
+        if self.directory is not None:
+            return await coded.pull(self.session, self.bundle, self.directory)
+        return coded.unpack(self.bundle, await self.session.get_params())
+
+    async def set(self, weights: Weights) -> None:
+        """As of :class:`Device`."""
+        if (await self.session.stats()).samples:  # gradients of a step that never came
+            await self.session.step(self.steps + 1, 0.0, self.seed)
+        if self.directory is not None:
+            await coded.push(self.session, self.bundle, self.directory, weights, step=self.steps)
+        else:
+            await self.session.set_params(coded.pack(self.bundle, weights), step=self.steps)
+
+    async def recover(self) -> None:
+        """As of :class:`Device`."""
+        await self.session.greet()
+
+    def traffic(self) -> tuple[int, int]:
+        """As of :class:`Device`."""
+        return self.session.counters.bytes_in, self.session.counters.bytes_out
+
+
+class TwinDevice:
+    """The generated C called directly: the same integers as over the link, without the link.
+
+    Its traffic counts payloads only: a batch's tensors once each way, parameters whole.
+    """
+
+    def __init__(self, twin: Twin, name: str = "twin", *, seed: int = 0, gradient: GRADIENTS = "int8") -> None:
+        self.twin = twin
+        self.name = name
+        self.seed = seed
+        self.gradient = gradient
+        self.steps = 0
+        self._inputs: Int8 = np.empty(0, np.int8)
+        self._samples = 0
+        self._up = self._down = 0
+
+    async def forward(self, x: Int8) -> Int8:
+        """As of :class:`Device`."""
+        await asyncio.sleep(0)  # others, too, have something to do
+        self._inputs = x
+        z = self.twin.forward(x)[0]
+        self._up += z.nbytes
+        self._down += x.nbytes
+        return z
+
+    async def backward(self, gradient: Float) -> None:
+        """As of :class:`Device`."""
+        for i, sample in enumerate(gradient):
+            if len(gradient) > 1:
+                self.twin.forward(self._inputs[i : i + 1])
+            given: Float = np.ascontiguousarray(sample, np.float32).ravel()
+            if self.gradient == "int8":
+                q, scale = quantize_gradient(given)
+                given = np.float32(scale) * q.astype(np.float32)
+            self.twin.backward(given)
+            self._down += given.size * (1 if self.gradient == "int8" else 4)
+        self._samples += len(gradient)
+
+    async def step(self, learning_rate: float) -> None:
+        """As of :class:`Device`."""
+        self.twin.update(learning_rate, self.steps + 1, self.seed)
+        self.steps += 1
+        self._samples = 0
+
+    async def get(self) -> Weights:
+        """As of :class:`Device`."""
+        found = {name: value.copy() for name, value in self.twin.params().items()}
+        self._up += sum(value.nbytes for value in found.values())
+        return found
+
+    async def set(self, weights: Weights) -> None:
+        """As of :class:`Device`."""
+        if self._samples:
+            self.twin.update(0.0, self.steps + 1, self.seed)
+            self._samples = 0
+        raw = coded.pack(self.twin.bundle, weights)
+        self.twin.set_params(raw)
+        self._down += len(raw)
+
+    async def recover(self) -> None:
+        """As of :class:`Device`."""
+
+    def traffic(self) -> tuple[int, int]:
+        """As of :class:`Device`."""
+        return self._up, self._down
+
+
+class Member:
+    """A device, its samples, and what a round knows of it.
+
+    Attributes:
+        index: from 0, in the order in which they joined.
+        device: the device part T.
+        shard: D_n.
+        kept: T as it was when the last round ended; None before the first. A device that was left out goes on from here.
+    """
+
+    def __init__(self, index: int, device: Device, shard: Shard, seed: int) -> None:
+        self.index = index
+        self.device = device
+        self.shard = shard
+        self.order = Order(len(shard), seed, index)
+        self.kept: Weights | None = None
+        self.left: Exception | None = None
+        self.behind = False
+        self.busy_s = 0.0
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return self.device.name
+
+    @property
+    def present(self) -> bool:
+        """Whether it takes part in the round that runs."""
+        return self.left is None
+
+    def draw(self, count: int) -> Shard:
+        """The next batch of its own samples."""
+        return self.shard.take(self.order.take(count))
+
+
+@dataclass(frozen=True)
+class Left:
+    """Who was left out of a round, and why."""
+
+    name: str
+    reason: str
+
+
+class Cohort:
+    """Many devices at once.
+
+    Args:
+        deadline_s: of every call to several devices; 0: as long as the link takes to give one up.
+        quorum: the share of those asked that must have answered before who is late is left out.
+        seed: of the devices' draws and their rounding.
+    """
+
+    def __init__(self, *, deadline_s: float = 0.0, quorum: float = 0.5, seed: int = 0) -> None:
+        self.deadline_s = deadline_s
+        self.quorum = quorum
+        self.seed = seed
+        self.members: list[Member] = []
+        self._joined = 0
+
+    @property
+    def present(self) -> list[Member]:
+        """Who takes part in the round that runs."""
+        return [member for member in self.members if member.present]
+
+    @property
+    def left_out(self) -> list[Left]:
+        """Who does not, and why."""
+        return [Left(member.name, str(member.left)) for member in self.members if member.left is not None]
+
+    def join(self, device: Device, shard: Shard) -> Member:
+        """A device takes part from the next round on.
+
+        Raises:
+            DataError: it has no samples.
+        """
+        if not len(shard):
+            raise DataError(
+                "it has no samples to learn from", where=device.name, remedy="give it some, or leave it out"
+            )
+        device.seed = (self.seed + SEED_STRIDE * self._joined) & 0xFFFFFFFF
+        member = Member(self._joined, device, shard, self.seed)
+        member.left = LinkError("joins with the next round", where=device.name)
+        member.behind = any(other.kept is not None for other in self.members)
+        self._joined += 1
+        self.members.append(member)
+        return member
+
+    def leave(self, member: Member) -> None:
+        """A device takes part no more."""
+        member.left = LinkError("has left", where=member.name)
+        self.members.remove(member)
+
+    async def muster(self) -> None:
+        """Before a round: everyone is present again; who was left out is made to answer, and gets the tensors back that it
+        had when the last round ended (one that joins, those of another)."""
+        for member in self.members:
+            member.left, member.busy_s = None, 0.0
+        behind = [member for member in self.members if member.behind]
+        others = [member.kept for member in self.members if member.kept is not None]
+
+        async def back(member: Member) -> None:
+            await member.device.recover()
+            weights = member.kept if member.kept is not None else others[0] if others else None
+            if weights is not None:
+                await member.device.set(weights)
+            member.behind = False
+
+        if behind:
+            await self.each(behind, back)
+        fresh = [member for member in self.present if member.kept is None]
+        for member, weights in (await self.each(fresh, lambda member: member.device.get())).items():
+            member.kept = weights
+
+    async def keep(self) -> None:
+        """After a round: notes every present device's tensors."""
+        for member, weights in (await self.each(self.present, lambda member: member.device.get())).items():
+            member.kept = weights
+
+    async def each(self, members: Iterable[Member], call: Callable[[Member], Awaitable[R]]) -> dict[Member, R]:
+        """``call`` of each present member at once; the answers of those that gave one, in the members' order.
+
+        Raises:
+            LinkError: of a cohort of one: there is nobody to go on with.
+        """
+        asked = [member for member in members if member.present]
+        if not asked:
+            return {}
+        tasks = {member: asyncio.ensure_future(self._timed(member, call)) for member in asked}
+        try:
+            await self._wait(tasks)
+        finally:
+            late = [task for task in tasks.values() if not task.done()]
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        answers = {}
+        for member, task in tasks.items():
+            error: BaseException | None
+            if task.cancelled():
+                error = LinkError(f"no answer within {self.deadline_s:g} s", where=member.name)
+            else:
+                error = task.exception()
+            if error is None:
+                answers[member] = task.result()
+            elif isinstance(error, LinkError):
+                if len(self.members) == 1:
+                    raise error
+                self.leave_out(member, error)
+            else:
+                raise error
+        return answers
+
+    def leave_out(self, member: Member, why: Exception) -> None:
+        """Of the rest of the round."""
+        member.left, member.behind = why, True
+
+    async def _wait(self, tasks: Mapping[Member, asyncio.Future[Any]]) -> None:
+        """Until all are done; or, after the deadline, the quorum."""
+        waiting = set(tasks.values())
+        end = time.monotonic() + self.deadline_s if self.deadline_s else math.inf
+        needed = math.ceil(self.quorum * len(tasks))
+        while waiting:
+            good = sum(task.done() and not task.cancelled() and task.exception() is None for task in tasks.values())
+            left = end - time.monotonic()
+            if left <= 0 and good >= needed:
+                return
+            timeout = None if math.isinf(left) or left <= 0 else left
+            first = asyncio.FIRST_COMPLETED if left <= 0 else asyncio.ALL_COMPLETED
+            _, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=first)
+
+    @staticmethod
+    async def _timed(member: Member, call: Callable[[Member], Awaitable[R]]) -> R:
+        began = time.monotonic()
+        try:
+            return await call(member)
+        finally:
+            member.busy_s += time.monotonic() - began
+
+    # ---- state ----
+
+    def state(self) -> dict[str, Any]:
+        """What the next round depends on, between rounds."""
+        return {
+            "members": [
+                {
+                    "name": member.name,
+                    "order": member.order.state(),
+                    "steps": member.device.steps,
+                    "kept": None if member.kept is None else {k: v.tolist() for k, v in member.kept.items()},
+                }
+                for member in self.members
+            ]
+        }
+
+    async def restore(self, state: Mapping[str, Any]) -> None:
+        """Back to a :meth:`state`, for the same devices in the same order.
+
+        Raises:
+            DataError: it is of another cohort.
+        """
+        entries: Sequence[Mapping[str, Any]] = state["members"]
+        if len(entries) != len(self.members):
+            raise DataError(
+                f"the state is of {len(entries)} devices, not {len(self.members)}",
+                remedy="give the devices that the run began with",
+            )
+        for member, entry in zip(self.members, entries, strict=True):
+            member.order.restore(entry["order"])
+            member.device.steps = entry["steps"]
+            if entry["kept"] is not None:
+                now = await member.device.get()
+                member.kept = {k: np.array(v, now[k].dtype).reshape(now[k].shape) for k, v in entry["kept"].items()}
+                await member.device.set(member.kept)
+
+
+def diverged(error: BaseException) -> bool:
+    """Whether training diverged on a device."""
+    return isinstance(error, DeviceError) and getattr(error, "status", None) == m.Status.NUMERIC
+
+
+def quantize_gradient(gradient: Float) -> tuple[Int8, float]:
+    """A gradient as int8 with one scale: a quarter of its bytes on the link."""
+    scale = np.float32(np.abs(gradient).max() / 127.0)
+    if not scale > 0:
+        return np.zeros(gradient.size, np.int8), 1.0
+    return np.rint(gradient.ravel() / scale).astype(np.int8), float(scale)
