@@ -32,10 +32,10 @@ from tlc.extras import require
 from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
 from tlc.graph import Graph, Node, Tensor
-from tlc.learn.sensitivity import fisher_scores
+from tlc.learn.sensitivity import fisher_channels
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
-from tlc.passes.backward import differentiate
+from tlc.passes.backward import Selection, differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples
 from tlc.passes.canonicalize import canonicalize
 from tlc.passes.pack import DecodeCost, Packing, PackMode, pack
@@ -390,8 +390,9 @@ def _selector(device: Graph, board: Board, cut: Cut, options: Options) -> tuple[
 
     def cost(learned: dict[str, str]) -> tuple[int, bool]:
         """Without packing anew what stays frozen."""
-        left = {name: size for name, size in scratch.items() if name not in learned}
-        trained = schedule(device, differentiate(device, learned, options.learning), left)
+        slices = learned.slices if isinstance(learned, Selection) else {}
+        left = {name: size for name, size in scratch.items() if name not in learned or name in slices}
+        trained = schedule(device, differentiate(device, learned, options.learning), left, program.forward)
         size = trained.arena_bytes + trained.state_bytes + values_bytes(trained, standalone)
         return size - frozen.arena_bytes - frozen.state_bytes - frozen.values_bytes, True
 
@@ -406,22 +407,22 @@ def _selector(device: Graph, board: Board, cut: Cut, options: Options) -> tuple[
 
 
 def _scores(graph: Graph, device: Graph, selector: Selector, samples: Samples, options: Options) -> dict[str, float]:
-    """Scores by the device's names; quantization may have given a shared constant another."""
+    """Scores of tensors and slices by the device's names; quantization may have given a shared constant another."""
     assert samples.labels is not None
     whole = {node.name: node for node in graph.nodes}
     roles = learnable(device)
     names = {}
     for name, node in selector.tensors.items():
         names[name] = whole[node].inputs[ROLES.index(roles[name][1]) + 1]
-    scores = fisher_scores(
+    scores = fisher_channels(
         graph,
         _input_arrays(graph, samples),
         samples.labels,
-        list(names.values()),
+        {names[name]: selector.axis(name) for name in selector.tensors},
         seed=options.seed,
         where=str(options.calib),
     )
-    return {name: scores[other] for name, other in names.items()}
+    return selector.slices({name: scores[other] for name, other in names.items()})
 
 
 def _program(

@@ -20,6 +20,7 @@ from tlc.ops.base import Activation, Slice
 from tlc.passes.backward import differentiate
 from tlc.passes.schedule import schedule
 from tlc.passes.select import parse_spec
+from tlc.passes.select_auto import Budget, Selector, backward_macs
 from tlc.program import rows_of, rows_shape
 from tlc.reference_train import ReferenceTrainer
 
@@ -160,3 +161,67 @@ def test_a_depthwise_gradient_lies_over_the_one_it_reads() -> None:
     nodes = [node for node in graph.nodes if node.op == "depthwise_conv2d"]
     same = [program.offset(f"d({n.inputs[0]})") == program.offset(f"d({n.output})") for n in nodes]
     assert same == [True, False, True]
+
+
+# ---- --train auto -------------------------------------------------------------------------------------------------------
+
+
+def _selector(graph: Graph) -> Selector:
+    frozen = schedule(graph)
+
+    def cost(learned: dict[str, str]) -> tuple[int, bool]:
+        program = schedule(graph, differentiate(graph, learned), steps=frozen.forward)
+        return program.arena_bytes + program.state_bytes - frozen.arena_bytes - frozen.state_bytes, True
+
+    return Selector(graph, cost)
+
+
+def test_the_best_block_of_each_size_is_a_candidate() -> None:
+    graph, _ = int8_net("mobile")
+    selector = _selector(graph)
+    scores = {name: np.zeros(graph[name].shape[-1]) for name in selector.tensors}
+    scores["conv2d_weight_3"][:] = [1, 2, 0, 0, 5, 0, 2, 2]
+    scores["depthwise_weight"][12:] = 3
+    found = selector.slices(scores)
+    assert {name: score for name, score in found.items() if score} == {
+        "conv2d_weight_3": 12,
+        "conv2d_weight_3[:, 4:5]": 5,
+        "conv2d_weight_3[:, 4:6]": 5,
+        "conv2d_weight_3[:, 4:8]": 9,
+        "depthwise_weight": 12,
+        "depthwise_weight[12:14]": 6,
+        "depthwise_weight[12:16]": 12,
+        "depthwise_weight[8:16]": 12,
+    }
+    learned = selector.learned(["conv2d_weight_3[:, 4:6]", "dense_bias"])
+    assert learned == parse_spec(graph, "conv2d_weight_3[:, 4:6], dense_bias")
+    assert learned.slices == parse_spec(graph, "conv2d_weight_3[:, 4:6]").slices
+
+
+def test_a_slice_is_taken_where_the_whole_does_not_fit() -> None:
+    graph, _ = int8_net("mobile")
+    selector = _selector(graph)
+    scores = {name: np.full(graph[name].shape[-1], 1e-6) for name in selector.tensors}
+    scores["conv2d_weight_6"] = np.array([9.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1] * 2)
+    found = selector.slices(scores)
+    whole = selector.cost(["conv2d_weight_6"]).bytes
+    for share in (1.1, 0.7, 0.4):
+        training = selector.auto(found, Budget(int(whole * share)))
+        (row,) = [row for row in training.rows if row.tensor.startswith("conv2d_weight_6")]
+        assert row.chosen
+        assert ("[:, " in row.tensor) == (share < 1)
+        assert training.used.bytes <= int(whole * share)
+        taken = {next(iter(selector.learned([name]))) for name in training.chosen}
+        assert len(taken) == len(training.chosen)  # one candidate of a tensor
+
+
+def test_macs_of_a_slice_are_its_share() -> None:
+    graph, _ = int8_net("mobile")
+
+    def macs(spec: str) -> int:
+        return backward_macs(graph, differentiate(graph, parse_spec(graph, spec)))
+
+    base, positions = macs("conv2d_3.bias"), 64
+    assert macs("conv2d_3.bias[0:4]") == base - positions * 12
+    assert macs("conv2d_3.bias, conv2d_3.weight") == base + positions * 16 * 8
+    assert macs("conv2d_3.bias, conv2d_3.weight[0:4, 0:2]") == base + positions * 4 * 2

@@ -25,7 +25,7 @@ from tlc.errors import DataError, ModelError, UnsupportedOperator
 from tlc.extras import require
 from tlc.graph import Graph, Tensor
 
-__all__ = ["MAX_SAMPLES", "fisher_scores"]
+__all__ = ["MAX_SAMPLES", "fisher_channels", "fisher_scores"]
 
 MAX_SAMPLES = 256
 """Samples that are looked at; of more, as many are drawn."""
@@ -42,13 +42,28 @@ def fisher_scores(
     seed: int = 0,
     where: str = "labels",
 ) -> dict[str, float]:
-    """The score of each wanted weight or bias.
+    """The score of each wanted weight or bias: the sum of :func:`fisher_channels`, which says the rest."""
+    axes = {name: len(graph[name].shape) - 1 for name in wanted}
+    by_channel = fisher_channels(graph, inputs, labels, axes, seed=seed, where=where)
+    return {name: _rounded(float(values.sum())) for name, values in by_channel.items()}
+
+
+def fisher_channels(
+    graph: Graph,
+    inputs: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.int64],
+    wanted: Mapping[str, int],
+    *,
+    seed: int = 0,
+    where: str = "labels",
+) -> dict[str, NDArray[np.float64]]:
+    """The scores of the channels of each wanted weight or bias, (channels,): they add up.
 
     Args:
         graph: the whole network, canonical; of an integer one, the reals that its constants stand for are taken.
         inputs: per graph input, float32 of (samples, …) in the graph's layout.
         labels: class numbers, (samples,).
-        wanted: constants of the graph.
+        wanted: constants of the graph, and which of their axes is the channels'.
         seed: draws the samples where there are more than ``MAX_SAMPLES``.
         where: what an error about labels names.
 
@@ -83,31 +98,39 @@ def fisher_scores(
     chosen = np.arange(len(labels))
     if len(chosen) > MAX_SAMPLES:
         chosen = np.sort(np.random.default_rng(seed).choice(len(labels), MAX_SAMPLES, replace=False))
-    names = list(dict.fromkeys(wanted))
+    names = list(wanted)
+    sizes = [graph[name].shape[axis] for name, axis in wanted.items()]
     variables = [module.weights[name] for name in names]
 
     @tf.function  # type: ignore[untyped-decorator,unused-ignore]
     def squares(sample: dict[str, Any], label: Any) -> Any:
-        """Σ_d g_d² of each wanted tensor for one sample: (tensors,)."""
+        """Σ_d g_d² of each channel of each wanted tensor, one behind the other, for one sample: (Σ channels,)."""
         with tf.GradientTape() as tape:
             flat = tf.reshape(module(sample, [logits])[logits], [1, classes])
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=flat)[0]
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return tf.stack([tf.reduce_sum(tf.square(tf.cast(g, tf.float64))) for g in gradients])
+        sums = []
+        for gradient, axis in zip(gradients, wanted.values(), strict=True):
+            others = [other for other in range(len(gradient.shape)) if other != axis]
+            sums.append(tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64)), axis=others))
+        return tf.concat(sums, axis=0)
 
-    total = np.zeros(len(names))
+    total = np.zeros(sum(sizes))
     for index in chosen:
         sample = {name: tf.constant(values[index : index + 1], tf.float32) for name, values in inputs.items()}
         total += squares(sample, tf.constant(labels[index : index + 1])).numpy()
     if not np.isfinite(total).all():
         raise ModelError(
             "the gradient on the calibration data is not finite",
-            where=f"tensor '{names[int(np.argmin(np.isfinite(total)))]}'",
+            where=f"tensor '{names[int(np.searchsorted(np.cumsum(sizes), np.argmin(np.isfinite(total)), 'right'))]}'",
             remedy="check the model's weights and the range of the samples",
         )
-    return {
-        name: float(f"{score:.{DIGITS - 1}e}") for name, score in zip(names, total / (2 * len(chosen)), strict=True)
-    }
+    parts = np.split(total / (2 * len(chosen)), np.cumsum(sizes)[:-1])
+    return {name: np.array([_rounded(float(score)) for score in part]) for name, part in zip(names, parts, strict=True)}
+
+
+def _rounded(score: float) -> float:
+    return float(f"{score:.{DIGITS - 1}e}")
 
 
 def _reals(graph: Graph) -> Graph:

@@ -28,10 +28,13 @@ def place(buffers: Iterable[Buffer]) -> int:
         lambda c: (c[0].first, -_bytes(c), c[0].name),
     ]
     best: tuple[int, list[int]] | None = None
+    least = _most_alive(chains)
     for order in orders:
         size = _place_in_order(sorted(chains, key=order))
         if best is None or size < best[0]:
             best = (size, [chain[0].offset for chain in chains])
+        if size == least:
+            break
     assert best is not None
     for chain, offset in zip(chains, best[1], strict=True):
         for buffer in chain:
@@ -41,7 +44,10 @@ def place(buffers: Iterable[Buffer]) -> int:
 
 def lower_bound(buffers: Iterable[Buffer]) -> int:
     """The most bytes alive at once: no arena is smaller."""
-    chains = _chains(buffers)
+    return _most_alive(_chains(buffers))
+
+
+def _most_alive(chains: list[Chain]) -> int:
     steps = {buffer.first for chain in chains for buffer in chain}
     return max((sum(_alive(chain, step) for chain in chains) for step in steps), default=0)
 

@@ -6,6 +6,9 @@ Scores add up (:mod:`tlc.learn.sensitivity`), bytes do not: tensors share gradie
 takes what its worst moment takes. So for each layer that may be the earliest to learn, tensors from there to the end are
 added by score per byte while the cost stays within the budget; the selection of the greatest total score is taken.
 
+Of a weight, slices are candidates, too (:data:`SHARES`): of its input channels, which alone are saved then, or of a depthwise
+layer's channels; of each size the block of neighbours that scores most. One candidate of a tensor is taken at most.
+
 While searching, frozen weights count as packed as they are where nothing learns. The selection found is then compiled as it
 will be, and gives up tensors in the rare case that it takes more.
 """
@@ -22,13 +25,16 @@ from tlc.errors import FitError, UsageError
 from tlc.graph import Graph
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
-from tlc.passes.backward import Plan, differentiate
-from tlc.passes.select import learnable
+from tlc.ops.base import Array, Slice
+from tlc.passes.backward import Plan, Selection, differentiate
+from tlc.passes.select import channels, learnable
 
-__all__ = ["Budget", "Cost", "Row", "Selector", "Training", "backward_macs"]
+__all__ = ["SHARES", "Budget", "Cost", "Row", "Selector", "Training", "backward_macs"]
 
+SHARES = (8, 4, 2)
+"""A slice is one of so many equal blocks of channels."""
 PATIENCE = 6
-"""Tensors in a row of the ranking that may be too large before what is smaller and worse is left alone."""
+"""Candidates in a row of the ranking that may be too large before what is smaller and worse is left alone."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Row:
     """One tensor that could learn."""
 
     tensor: str
+    """As ``--train`` names it: where a slice was chosen, with that."""
     chosen: bool
     score: float | None
     """None where the selection asked for none."""
@@ -81,7 +88,7 @@ class Training:
 
     @property
     def chosen(self) -> tuple[str, ...]:
-        """The tensors that learn."""
+        """What learns, as ``--train`` names it."""
         return tuple(row.tensor for row in self.rows if row.chosen)
 
     def to_json(self) -> dict[str, Any]:
@@ -100,7 +107,22 @@ CostOf = Callable[[dict[str, str]], tuple[int, bool]]
 
 def backward_macs(graph: Graph, plan: Plan) -> int:
     """Multiply-accumulates of one backward pass."""
-    return sum(REGISTRY[node.op].backward_macs(graph, node, wanted) for node, wanted in plan.order)
+    total = sum(REGISTRY[node.op].backward_macs(graph, node, wanted) for node, wanted in plan.order)
+    nodes = {node.name: node for node, _ in plan.order}
+    for name, part in plan.slices.items():  # of the whole tensor's, what the slice's gradient does not take
+        node, rest = nodes[plan.learned[name]], graph[name].elements - _elements(graph, name, part)
+        work = graph[node.output].elements if name in node.inputs[2:3] else REGISTRY[node.op].macs(graph, node)
+        total -= work * rest // graph[name].elements
+    return total
+
+
+def _elements(graph: Graph, name: str, part: Slice | None) -> int:
+    """How many elements of a tensor learn."""
+    if part is None:
+        return graph[name].elements
+    outs, ins = channels(graph, name)
+    share = graph[name].elements * (part.outs[1] - part.outs[0]) // outs
+    return share if part.ins is None or ins is None else share * (part.ins[1] - part.ins[0]) // ins
 
 
 class Selector:
@@ -126,7 +148,10 @@ class Selector:
         self._known: dict[frozenset[str], Cost] = {}
         self._proven: dict[frozenset[str], Cost] = {}
         self._nodes: dict[str, str] = {}
-        """Tensors that can learn → their nodes, in the graph's order."""
+        """Candidates → their nodes, in the graph's order."""
+        self._tensors: dict[str, str] = {}
+        self._parts: dict[str, Slice] = {}
+        """Of those candidates that are slices, what they are."""
         refusal = UsageError("nothing can learn: the device segment has no layer with weights", where="--train")
         for name, (node, _) in learnable(graph).items():
             try:
@@ -135,6 +160,7 @@ class Selector:
                 refusal = error
             else:
                 self._nodes[name] = node
+                self._tensors[name] = name
         if not self._nodes:
             raise refusal
         order = {node.name: number for number, node in enumerate(graph.nodes)}
@@ -144,12 +170,80 @@ class Selector:
     @property
     def tensors(self) -> dict[str, str]:
         """Every tensor that can learn → its node."""
-        return dict(self._nodes)
+        return {name: node for name, node in self._nodes.items() if name not in self._parts}
 
-    def learned(self, names: Iterable[str]) -> dict[str, str]:
+    def slices(self, scores: Mapping[str, Array]) -> dict[str, float]:
+        """Adds slices to the candidates.
+
+        Args:
+            scores: of each tensor, those of the channels by which it is sliced: (input channels,); (output channels,) where
+                it has none; see :meth:`axis`.
+
+        Returns:
+            the score of each candidate.
+        """
+        result = {name: float(values.sum()) for name, values in scores.items()}
+        for name, values in scores.items():
+            outs, ins = channels(self.graph, name)
+            if name not in self._weights():
+                continue
+            for share in SHARES:
+                size = len(values) // share
+                if size * share != len(values) or size == len(values):
+                    continue
+                blocks = values.reshape(share, size).sum(axis=1)
+                first = int(blocks.argmax()) * size
+                block = (first, first + size)
+                part = Slice(block) if ins is None else Slice((0, outs), block)
+                result[self._add(name, part)] = float(blocks.max())
+        return result
+
+    def axis(self, name: str) -> int:
+        """The axis of a tensor by which it is sliced: the last, the input channels, or of what has none the output channels."""
+        return len(self.graph[name].shape) - 1
+
+    def learned(self, names: Iterable[str]) -> Selection:
         """A selection as :func:`tlc.passes.backward.differentiate` takes it."""
         names = set(names)
-        return {name: node for name, node in self._nodes.items() if name in names}
+        kept = [name for name in self._nodes if name in names]
+        return Selection(
+            {self._tensors[name]: self._nodes[name] for name in kept},
+            {self._tensors[name]: self._parts[name] for name in kept if name in self._parts},
+        )
+
+    def named(self, learned: Selection) -> frozenset[str]:
+        """The candidates of a selection; its slices are candidates from now on."""
+        return frozenset(self._add(name, learned.slices.get(name)) for name in learned)
+
+    def _add(self, name: str, part: Slice | None) -> str:
+        if part is None:
+            return name
+        outs, ins = channels(self.graph, name)
+        text = f"{part.outs[0]}:{part.outs[1]}" if part.outs != (0, outs) else ":"
+        text += f", {part.ins[0]}:{part.ins[1]}" if part.ins is not None and part.ins != (0, ins) else ""
+        candidate = f"{name}[{text}]"
+        if candidate not in self._nodes:
+            self._nodes[candidate], self._tensors[candidate] = self._nodes[name], name
+            self._parts[candidate] = part
+            self._layers[candidate] = self._layers[name]
+            self._estimates[candidate] = self._own_bytes(candidate)
+            order = {tensor: number for number, tensor in enumerate(self.tensors)}
+            self._nodes = dict(sorted(self._nodes.items(), key=lambda item: order[self._tensors[item[0]]]))
+        return candidate
+
+    def _weights(self) -> set[str]:
+        return {node.inputs[1] for node in self.graph.nodes if REGISTRY[node.op].weight_axis(node) is not None}
+
+    def _largest(self, names: Iterable[str]) -> frozenset[str]:
+        """Of each tensor the largest of its candidates."""
+        best: dict[str, str] = {}
+        for name in sorted(names, key=self._count):
+            best[self._tensors[name]] = name
+        return frozenset(best.values())
+
+    def _count(self, name: str) -> int:
+        """Elements that learn."""
+        return _elements(self.graph, self._tensors[name], self._parts.get(name))
 
     def cost(self, names: Iterable[str]) -> Cost:
         """What a selection takes, but for what packing may change."""
@@ -174,7 +268,7 @@ class Selector:
             FitError: nothing fits, with the smallest budget in which something would.
         """
         ranked = sorted(
-            (name for name in self._nodes if self.cost([name]).within(budget)),
+            (name for name in self._nodes if self._alone(name, budget)),
             key=lambda name: (-scores[name] / self._estimates[name], self._layers[name], name),
         )
         if not ranked:
@@ -198,7 +292,7 @@ class Selector:
         Raises:
             FitError: nothing fits.
         """
-        names = list(self._nodes)
+        names = list(self.tensors)
         order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
         found = self._fill(order, budget)
         if not found:
@@ -209,7 +303,9 @@ class Selector:
         """The table, in the graph's order."""
         used = self.cost(chosen)
         rows = []
-        for name in self._nodes:
+        taken = {self._tensors[name]: name for name in chosen}
+        for tensor in self.tensors:
+            name = taken.get(tensor, tensor)
             other = self.cost(chosen ^ {name})
             sign = 1 if name in chosen else -1
             rows.append(
@@ -238,19 +334,19 @@ class Selector:
         following = {
             "budget": {"ram_bytes": wider.bytes, "macs": wider.macs},
             "used": {"ram_bytes": self.exact(other).bytes, "macs": self.exact(other).macs},
-            "added": list(self.learned(other - chosen)),
-            "removed": list(self.learned(chosen - other)),
+            "added": [name for name in self._nodes if name in other - chosen],
+            "removed": [name for name in self._nodes if name in chosen - other],
             "gain": gain,
         }
         return Training(budget, self.exact(chosen), self.rows(chosen, scores), following)
 
-    def fixed(self, chosen: Iterable[str], budget: Budget) -> Training:
+    def fixed(self, chosen: Selection, budget: Budget) -> Training:
         """A selection that was made otherwise, held to a budget.
 
         Raises:
             FitError: it takes more.
         """
-        names = frozenset(chosen)
+        names = self.named(chosen)
         used = self.exact(names)
         over = []
         if used.bytes > budget.bytes:
@@ -266,24 +362,25 @@ class Selector:
         return Training(budget, used, self.rows(names, None), None)
 
     def _fill(self, names: Sequence[str], budget: Budget) -> frozenset[str]:
-        """Tensors in this order, each where it still fits.
+        """Candidates in this order, each where it still fits; a larger one of a tensor in place of a smaller.
 
         As many at once as fit together; then single ones, until ``PATIENCE`` of them did not fit.
         """
         low, high = 0, len(names)  # the first low of them fit, more than high do not
         while low < high:
             middle = (low + high + 1) // 2
-            if self._fits(frozenset(names[:middle]), budget):
+            if self._fits(self._largest(names[:middle]), budget):
                 low = middle
             else:
                 high = middle - 1
-        found = frozenset(names[:low])
+        found = self._largest(names[:low])
         failed = 0
         for name in names[low + 1 :] if low else names:
-            if not self._state_fits(found | {name}, budget):
+            more = self._largest(found | {name})
+            if name not in more or not self._state_fits(more, budget):
                 continue
-            if self._fits(found | {name}, budget):
-                found |= {name}
+            if self._fits(more, budget):
+                found = more
             elif found:
                 failed += 1
                 if failed == PATIENCE:
@@ -298,12 +395,19 @@ class Selector:
         return sum(self._state_bytes(name) for name in names) <= budget.bytes
 
     def _at_most(self, names: Sequence[str], scores: Mapping[str, float], budget: Budget) -> float:
-        """No selection of these has a greater total score: the best fractions of them by their state alone."""
+        """No selection of these has a greater total score: of each tensor as much as there is room for, by its state alone
+        and at the score per byte of its best candidate, the best first."""
+        rates: dict[str, float] = {}
+        most: dict[str, float] = {}
+        for name in names:
+            tensor = self._tensors[name]
+            rates[tensor] = max(rates.get(tensor, 0.0), scores[name] / self._state_bytes(name))
+            most[tensor] = max(most.get(tensor, 0.0), scores[name])
         left, total = float(budget.bytes), 0.0
-        for name in sorted(names, key=lambda name: -scores[name] / self._state_bytes(name)):
-            part = min(1.0, left / self._state_bytes(name))
-            total += part * scores[name]
-            left -= part * self._state_bytes(name)
+        for tensor in sorted(rates, key=lambda tensor: -rates[tensor]):
+            gain = min(most[tensor], left * rates[tensor])
+            total += gain
+            left -= gain / rates[tensor] if rates[tensor] else 0.0
         return total
 
     def _confirmed(self, found: frozenset[str], order: Sequence[str], budget: Budget) -> frozenset[str]:
@@ -316,15 +420,25 @@ class Selector:
         return frozenset(kept)
 
     def _state_bytes(self, name: str) -> int:
-        """The tensor, its accumulator, and what the optimizer keeps of it."""
-        tensor = self.graph[name]
-        return tensor.bytes + self._learning.state_bytes(tensor.dtype == "int8") * tensor.elements
+        """What learns, its accumulators, and what the optimizer keeps of it."""
+        is_weight = self.graph[self._tensors[name]].dtype == "int8"
+        return self._count(name) * ((1 if is_weight else 4) + self._learning.state_bytes(is_weight))
 
     def _own_bytes(self, name: str) -> int:
-        """What a tensor takes by itself, for ranking: its state, and for a weight the input that is saved."""
+        """What a candidate takes by itself, for ranking: its state, and of a weight what is saved of the input."""
         node = next(node for node in self.graph.nodes if node.name == self._nodes[name])
-        saved = self.graph[node.inputs[0]].bytes if name == node.inputs[1] else 0
+        saved = self.graph[node.inputs[0]].bytes if self._tensors[name] == node.inputs[1] else 0
+        part = self._parts.get(name)
+        if part is not None and part.ins is not None:
+            saved = saved * (part.ins[1] - part.ins[0]) // self.graph[self._tensors[name]].shape[-1]
         return self._state_bytes(name) + saved
+
+    def _alone(self, name: str, budget: Budget) -> bool:
+        """Whether a candidate could learn if nothing else did. A slice can where the whole tensor can."""
+        tensor = self._tensors[name]
+        if self._state_bytes(tensor) <= budget.bytes and self.cost([tensor]).within(budget):
+            return True
+        return name != tensor and self._state_bytes(name) <= budget.bytes and self.cost([name]).within(budget)
 
     def _nothing_fits(self, budget: Budget) -> FitError:
         costs = {name: self.cost([name]) for name in self._nodes}
