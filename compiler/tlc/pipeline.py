@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
@@ -73,7 +73,9 @@ class Options:
     """Bytes of RAM that training may take beyond inference; None: what the board has left."""
     train_macs: int | None = None
     learning: Learning = field(default_factory=Learning)
-    """How what learns does."""
+    """How what learns does; its arithmetic follows from the next."""
+    train_arithmetic: Literal["auto", "float", "int"] = "auto"
+    """``auto``: in float32 where the board's core has an FPU, else in integers."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     say: Progress = progress or (lambda what, done, total: None)
     board = boards.load(options.board)
     transport = board.check_transport(options.transport)
+    options = _with_arithmetic(options, board)
     _check_training(options)
     say("reading the model", 0, 1)
     source = read_model(options.model, options.shapes)
@@ -202,6 +205,7 @@ def plan_model(options: Options) -> list[Estimate]:
             where="tlc plan",
             remedy="plan with --train last, which it would take at least",
         )
+    options = _with_arithmetic(options, board)
     graph = canonicalize(read_model(options.model, options.shapes))
     return _estimates(graph, board, options, transport)
 
@@ -344,6 +348,21 @@ def _check_training(options: Options) -> None:
             where="--train-ram" if options.train_ram is not None else "--train-macs",
             remedy="add --train auto",
         )
+
+
+def _with_arithmetic(options: Options, board: Board) -> Options:
+    """With the arithmetic of the training settled."""
+    learning, asked = options.learning, options.train_arithmetic
+    only_float = "--momentum" if learning.momentum else "--rounding feedback" if learning.feedback else None
+    if asked == "int" and only_float:
+        raise UsageError(
+            f"{only_float} is computed in float32",
+            where="--train-arithmetic int",
+            remedy=f"leave {only_float} out, or --train-arithmetic float",
+        )
+    if asked == "auto":
+        asked = "float" if only_float or "fpu" in board.cpu.features else "int"
+    return dataclasses.replace(options, learning=dataclasses.replace(learning, arithmetic=asked))
 
 
 def _check_loss(cut: Cut, options: Options) -> None:
