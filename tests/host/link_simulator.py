@@ -66,7 +66,7 @@ class Device:
 
     def output(self, now: float) -> bytes:
         count = self._c.peer_output(self._at, ctypes.c_uint32(int(now)), self._buffer, ctypes.c_size_t(1 << 17))
-        return self._buffer.raw[:count]
+        return ctypes.string_at(self._buffer, count)
 
     def send(self, kind: int, stream: int, payload: bytes) -> bool:
         status = self._c.peer_send(self._at, int(stream), kind, payload, len(payload))
@@ -76,7 +76,7 @@ class Device:
     def next(self) -> tuple[int, int, bytes] | None:
         count = ctypes.c_uint32()
         found = self._c.peer_next(self._at, self._buffer, ctypes.byref(count))
-        return None if found < 0 else (found & 255, found >> 8, self._buffer.raw[: count.value])
+        return None if found < 0 else (found & 255, found >> 8, ctypes.string_at(self._buffer, count.value))
 
     def busy(self, on: bool, *, announce: bool = False) -> None:
         self._c.peer_busy(self._at, int(on), int(announce))

@@ -15,13 +15,14 @@
 #define MIN_RTO_MS 20u
 #define MAX_RTO_MS 1000u
 #define MAX_BACKOFF 5
-#define GAP_MS 1000u /* not polled for so long: the caller was busy, which is no silence of the host's */
-#define REORDER 3    /* frames sent later that must be acknowledged before one counts as lost */
+#define HEARD_BACKOFF 1 /* while the peer is heard: the line loses frames, but is neither dead nor stalled */
+#define GAP_MS 1000u    /* not polled for so long: the caller was busy, which is no silence of the host's */
+#define REORDER 3       /* frames sent later that must be acknowledged before one counts as lost */
 #define ACCEPT_TRIES 8u
 #define WIDE 8u            /* a window of so many frames or more */
 #define MOST_SEEN 62u      /* outcomes that a share of arrivals is the mean of, and */
-#define PROBE_SEEN 6u      /* ... of a size that is only tried: a changed line is to be noticed */
-#define PROBE_EVERY 64u    /* new bulk frames for one of the next larger size */
+#define PROBE_SEEN 14u     /* ... of a size that is only tried: a changed line is to be noticed */
+#define PROBE_EVERY 16u    /* new bulk frames for one of the next larger size */
 #define FRAME_OVERHEAD 40u /* bytes on the wire beside a frame's payload */
 #define SPAN 32            /* sequence numbers between the oldest unacknowledged frame and the newest */
 
@@ -310,6 +311,9 @@ static void note_outcome(tlc_link_t *link, const tlc_link_slot_t *slot, bool arr
             link->arrived[arm] = (uint16_t)share;
         }
         const uint32_t bytes = arm_bytes(link, arm);
+        if (arm && bytes == arm_bytes(link, arm - 1u)) {
+            break; /* there is no smaller one */
+        }
         const uint32_t score = link->arrived[arm] * bytes / (bytes + FRAME_OVERHEAD);
         if (score > best) {
             best = score;
@@ -318,12 +322,20 @@ static void note_outcome(tlc_link_t *link, const tlc_link_slot_t *slot, bool arr
     }
 }
 
-static uint8_t next_arm(tlc_link_t *link) {
+/* A larger size is tried on a frame that is long enough to tell something of it. */
+static uint8_t next_arm(tlc_link_t *link, uint32_t left) {
     if (link->arm == 0) {
         return 0;
     }
-    link->probe = (uint8_t)((link->probe + 1u) % PROBE_EVERY);
-    return (uint8_t)(link->probe ? link->arm : link->arm - 1u);
+    if (link->probe + 1u < PROBE_EVERY) {
+        link->probe++;
+        return link->arm;
+    }
+    if (left <= arm_bytes(link, link->arm - 1u) / 2u) {
+        return link->arm;
+    }
+    link->probe = 0;
+    return (uint8_t)(link->arm - 1u);
 }
 
 /* A time-out may be a pause of the line's or the host's, for which the fragment size is not to pay. But in a small
@@ -375,8 +387,9 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
             if (oldest[1]) {
                 time_out(link, oldest[1]); /* two probes: one may be lost again */
             }
+            const uint8_t most = (int32_t)(link->heard_ms - base) > 0 ? HEARD_BACKOFF : MAX_BACKOFF;
             link->progress_ms = now;
-            link->backoff = (uint8_t)(link->backoff < MAX_BACKOFF ? link->backoff + 1 : MAX_BACKOFF);
+            link->backoff = (uint8_t)(link->backoff < most ? link->backoff + 1 : most);
         }
     }
     return count;
@@ -437,7 +450,7 @@ static size_t send_new(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
     uint32_t count = message->length - message->next;
     free_slot->arm = link->arm;
     if (message->stream == TLC_STREAM_BULK) { /* the others are one frame, whatever it costs */
-        free_slot->arm = next_arm(link);
+        free_slot->arm = next_arm(link, count);
         count = min_u32(count, arm_bytes(link, free_slot->arm));
     }
     free_slot->offset = message->next;

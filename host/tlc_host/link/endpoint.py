@@ -35,6 +35,7 @@ INITIAL_RTO_MS = 250.0
 MIN_RTO_MS = 20.0
 MAX_RTO_MS = 1000.0
 MAX_BACKOFF = 5
+HEARD_BACKOFF = 1
 REORDER = 3
 SPAN = 32
 CREDIT = 0x7FFFFF
@@ -43,8 +44,8 @@ QUEUE = 64
 ARMS = 6
 WIDE = 8
 MOST_SEEN = 62
-PROBE_SEEN = 6
-PROBE_EVERY = 64
+PROBE_SEEN = 14
+PROBE_EVERY = 16
 FRAME_OVERHEAD = 40
 BULK_AHEAD = 64
 BUSY_MS = 600_000
@@ -458,7 +459,7 @@ class Link:
             arm = session.arm
             count = len(message.payload) - message.next
             if stream == Stream.BULK:  # the others are one frame, whatever it costs
-                arm = self._next_arm(session)
+                arm = self._next_arm(session, count)
                 count = min(count, self._arm_bytes(arm))
             sent = _Sent(message, message.next, count, session.send_sequence, arm=arm)
             if not session.sent:
@@ -493,13 +494,20 @@ class Link:
         for smaller in range(arm + 1, ARMS):
             shares[smaller] = max(shares[smaller], shares[arm])
         sizes = [self._arm_bytes(arm) for arm in range(ARMS)]
-        session.arm = max(range(ARMS), key=lambda arm: shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD))
+        count = sizes.index(sizes[-1]) + 1  # below the smallest there is none
+        session.arm = max(range(count), key=lambda arm: shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD))
 
-    def _next_arm(self, session: _Session) -> int:
+    def _next_arm(self, session: _Session, left: int) -> int:
+        """A larger size is tried on a frame that is long enough to tell something of it."""
         if session.arm == 0:
             return 0
-        session.probe = (session.probe + 1) % PROBE_EVERY
-        return session.arm if session.probe else session.arm - 1
+        if session.probe + 1 < PROBE_EVERY:
+            session.probe += 1
+            return session.arm
+        if left <= self._arm_bytes(session.arm - 1) // 2:
+            return session.arm
+        session.probe = 0
+        return session.arm - 1
 
     def _patience_for(self, session: _Session) -> float:
         return BUSY_MS if session.busy else self.dead_ms
@@ -537,7 +545,8 @@ class Link:
         if not waiting:
             return
         waiting.sort(key=lambda s: _before16(s.counter, session.counter))
-        if now >= max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now):
+        base = max(waiting[0].sent_ms, session.progress_ms)
+        if now >= base + self._rto(session, now):
             for sent in waiting[:2]:  # two probes: one may be lost again
                 # There may have been a pause, for which the fragment size is not to pay. But in a small window few lost
                 # frames are overtaken.
@@ -545,8 +554,10 @@ class Link:
                     self._note_outcome(session, sent, False)
                 sent.lost = sent.late = True
                 session.lost += 1
+            # While the device is heard the line loses frames, but is neither dead nor stalled.
+            most = HEARD_BACKOFF if session.heard_ms > base else MAX_BACKOFF
             session.progress_ms = now
-            session.backoff = min(session.backoff + 1, MAX_BACKOFF)
+            session.backoff = min(session.backoff + 1, most)
         session.look_ms = min(session.look_ms, max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now))
 
     # ---- receiving ----
