@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A device by its name, ready to speak with.
 
-=====================  ==========================================================================================
-``twin``               the generated C as a shared library in this process
-``native``             the project's firmware built for this machine, a process on TCP
-``emulator``           the board's own: the one that ``pio run -t upload`` booted, else one booted here
-``/dev/tty...``        a serial port
-``tcp://HOST:PORT``    a device that listens
-=====================  ==========================================================================================
+======================  ==========================================================================================
+``twin``                the generated C as a shared library in this process
+``native``              the project's firmware built for this machine, a process on TCP
+``emulator``            the board's own: the one that ``pio run -t upload`` booted, else one booted here
+``/dev/tty...``         a serial port
+``tcp://HOST:PORT``     a device that listens
+``listen://HOST:PORT``  a device that connects to this port of ours; loopback where no host is named
+======================  ==========================================================================================
 """
 
 from __future__ import annotations

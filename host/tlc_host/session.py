@@ -26,15 +26,20 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from tlc.errors import BundleMismatch, DeviceError, DeviceReset, DeviceTimeout, LinkError, ProtocolError, TlcError
 from tlc_host import messages as m
+from tlc_host.capture import captured
 from tlc_host.link import EndReason, Link, State
 from tlc_host.link.endpoint import Counters
 from tlc_host.transports import Transport, open_transport
+
+if TYPE_CHECKING:
+    from tlc_host.transports.listen import Seat
 
 __all__ = ["Session", "SmashedReply"]
 
@@ -44,6 +49,8 @@ SampleHook = Callable[["SmashedReply"], "Float32 | Awaitable[Float32] | None"]
 
 BACKLOG = 8192
 RETRY_S = 0.002
+COMES_AGAIN_S = 120.0
+"""For how long a device that connects to us is waited for: its own waits grow to 30 s."""
 COMMON_AND_PARAMS = 28
 PATTERN = bytes(range(1, 251))
 
@@ -105,6 +112,7 @@ class Session:
         self._on_sample = on_sample
         self._on_log = on_log or (lambda level, text: _log.log(level, "%s: %s", name, text))
         self._transport: Transport | None = None
+        self._seat: Seat | None = None
         self._reader: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
@@ -157,17 +165,23 @@ class Session:
             BundleMismatch: the device holds another bundle.
             ProtocolError: the device speaks another version.
         """
+        seat: Seat | None = None
         if isinstance(device, str):
             spec = device
+            if device.startswith("listen://"):
+                from tlc_host.transports.listen import take_seat
+
+                seat = await take_seat(device)
+                reconnect_s = max(reconnect_s, COMES_AGAIN_S) if reconnect_s else 0
 
             async def opener() -> Transport:
-                return await open_transport(spec, baud=baud)
+                return await (seat.open() if seat is not None else open_transport(spec, baud=baud))
 
             name = name or spec
         else:
             opener = device  # type: ignore[assignment]
         session = cls(
-            opener,
+            captured(opener, name or "device"),
             bundle_hash,
             name=name or "device",
             link=link or Link(),
@@ -176,7 +190,14 @@ class Session:
             on_sample=on_sample,
             on_log=on_log,
         )
-        session._transport = await opener()
+        if seat is not None:
+            session._seat = seat
+            seat.number = lambda: session._link.session
+        try:
+            session._transport = await session._opener()
+        except BaseException:
+            await session.close()
+            raise
         session._link.open(session._now())
         session._reader = asyncio.create_task(session._read(), name=f"tlc {session.name}")
         session._flush()
@@ -212,6 +233,8 @@ class Session:
                     await task
         if self._transport is not None:
             await self._transport.close()
+        if self._seat is not None:
+            await self._seat.close()
         self._fail_pending(LinkError("the session was closed", where=self.name))
 
     async def __aenter__(self) -> Session:

@@ -2,8 +2,9 @@
  *
  * posix.c: the firmware as a process. Its link is a TCP socket on the loopback interface, one host at a time.
  *
- *     program [--port N | --fd N] [--ignore-stdin] [--seed N] [--flash FILE]
+ *     program [--port N | --fd N | --connect N] [--ignore-stdin] [--seed N] [--flash FILE]
  *
+ * --connect: calls a host that listens there, as a board on Wi-Fi does, and calls again when the connection breaks.
  * --flash: the file that stands for the flash in which what is learned outlives the process. One process at a time has
  * it; another, and one without the option, keeps nothing.
  * --port 0 (the default) takes any free port; --fd is a listening socket that the parent hands over. The program says
@@ -30,7 +31,9 @@
 #include "tlc/board.h"
 
 #define USAGE_EXIT_CODE 2
-#define SLEEP_MS 5 /* often enough for the link's timers */
+#define SLEEP_MS 5        /* often enough for the link's timers */
+#define CALL_BASE_MS 100u /* the wait after a call that failed: doubled each time up to */
+#define CALL_CAP_MS 5000u /* ... this, half of it random: many devices are not to call in one instant */
 
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
@@ -41,6 +44,11 @@ typedef struct {
     int host;  /* the connected socket, or -1 */
     bool busy; /* bytes went in or out since the main loop last looked */
     bool watch_stdin;
+    uint16_t call;     /* the port that it calls; 0: it listens */
+    uint32_t call_ms;  /* when it last hung up or failed, and ... */
+    uint32_t wait_ms;  /* ... how long it waits before it calls */
+    uint32_t limit_ms; /* of that wait */
+    uint32_t random;
     uint32_t seed;
     const char *flash_file; /* NULL: none */
     int flash;
@@ -50,10 +58,32 @@ typedef struct {
 
 static board_t board;
 
+static uint64_t nanos(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static uint32_t port_millis(void *context) {
+    (void)context;
+    return (uint32_t)(nanos() / 1000000u);
+}
+
+/* Equal jitter: a wait in [limit / 2, limit]. */
+static void call_later(board_t *self) {
+    self->random ^= self->random << 13; /* Marsaglia's xorshift32 */
+    self->random ^= self->random >> 17;
+    self->random ^= self->random << 5;
+    self->call_ms = port_millis(self);
+    self->wait_ms = self->limit_ms / 2u + self->random % (self->limit_ms / 2u + 1u);
+    self->limit_ms = self->limit_ms < CALL_CAP_MS / 2u ? self->limit_ms * 2u : CALL_CAP_MS;
+}
+
 static void drop_host(board_t *self) {
     if (self->host >= 0) {
         (void)close(self->host);
         self->host = -1;
+        call_later(self);
     }
 }
 
@@ -67,6 +97,7 @@ static size_t port_read(void *context, uint8_t *bytes, size_t capacity) {
     ssize_t count = recv(self->host, bytes, capacity, 0);
     if (count > 0) {
         self->busy = true;
+        self->limit_ms = CALL_BASE_MS; /* only now: a host that hangs up at once is no host yet */
         return (size_t)count;
     }
     if (count == 0 || !would_block()) {
@@ -91,17 +122,6 @@ static size_t port_write(void *context, const uint8_t *bytes, size_t count) {
     }
     drop_host(self);
     return count;
-}
-
-static uint64_t nanos(void) {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint32_t port_millis(void *context) {
-    (void)context;
-    return (uint32_t)(nanos() / 1000000u);
 }
 
 static uint64_t port_ticks(void *context) {
@@ -181,10 +201,46 @@ void tlc_board_exit(int code) {
 
 static void set_nonblocking(int fd) { (void)fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
 
+static void keep_host(board_t *self, int host) {
+    const int one = 1;
+    self->host = host;
+    if (host >= 0) {
+        set_nonblocking(host);
+        (void)setsockopt(host, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    }
+}
+
+static struct sockaddr_in loopback(uint16_t port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+/* On the loopback interface a connection is made, or refused, at once. */
+static void call_host(board_t *self) {
+    if (self->host >= 0 || port_millis(self) - self->call_ms < self->wait_ms) {
+        return;
+    }
+    const struct sockaddr_in address = loopback(self->call);
+    const int host = socket(AF_INET, SOCK_STREAM, 0);
+    if (host >= 0 && connect(host, (const struct sockaddr *)&address, sizeof address) == 0) {
+        keep_host(self, host);
+        return;
+    }
+    if (host >= 0) {
+        (void)close(host);
+    }
+    call_later(self);
+}
+
 /* Takes the next host if none is connected; waits for something to happen if `idle`. */
 static void serve(board_t *self, bool idle) {
     struct pollfd watched[2];
     nfds_t count = 1;
+    if (self->call) {
+        call_host(self);
+    }
+    /* without either there is nothing to watch, which poll() takes a negative number for */
     watched[0] = (struct pollfd){.fd = self->host >= 0 ? self->host : self->listener, .events = POLLIN};
     if (self->watch_stdin) {
         watched[count++] = (struct pollfd){.fd = STDIN_FILENO, .events = POLLIN};
@@ -193,12 +249,7 @@ static void serve(board_t *self, bool idle) {
         return;
     }
     if (self->host < 0 && (watched[0].revents & POLLIN) != 0) {
-        self->host = accept(self->listener, NULL, NULL);
-        if (self->host >= 0) {
-            int one = 1;
-            set_nonblocking(self->host);
-            (void)setsockopt(self->host, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        }
+        keep_host(self, accept(self->listener, NULL, NULL));
     }
     if (count > 1 && watched[1].revents != 0) {
         char discarded[64];
@@ -210,8 +261,7 @@ static void serve(board_t *self, bool idle) {
 
 static int listen_on(uint16_t port) {
     int one = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const struct sockaddr_in address = loopback(port);
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     if (listener < 0) {
         return -1;
@@ -232,8 +282,8 @@ static bool number(const char *text, long limit, long *value) {
 }
 
 int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
-    long port = 0, fd = -1, seed = 0;
-    board = (board_t){.listener = -1, .host = -1, .watch_stdin = true, .flash = -1};
+    long port = 0, fd = -1, seed = 0, call = 0;
+    board = (board_t){.listener = -1, .host = -1, .watch_stdin = true, .flash = -1, .limit_ms = CALL_BASE_MS};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         bool known = true, valid = true;
@@ -245,6 +295,8 @@ int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
             valid = number(value, UINT16_MAX, &port);
         } else if (strcmp(argv[i], "--fd") == 0) {
             valid = number(value, INT_MAX, &fd);
+        } else if (strcmp(argv[i], "--connect") == 0) {
+            valid = number(value, UINT16_MAX, &call) && call > 0;
         } else if (strcmp(argv[i], "--seed") == 0) {
             valid = number(value, INT_MAX, &seed);
         } else if (strcmp(argv[i], "--flash") == 0) {
@@ -254,7 +306,8 @@ int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
             known = false;
         }
         if (!known || !valid) {
-            (void)fprintf(stderr, "usage: %s [--port N | --fd N] [--ignore-stdin] [--seed N] [--flash FILE]\n",
+            (void)fprintf(stderr,
+                          "usage: %s [--port N | --fd N | --connect N] [--ignore-stdin] [--seed N] [--flash FILE]\n",
                           argv[0]);
             return USAGE_EXIT_CODE;
         }
@@ -268,21 +321,27 @@ int tlc_board_run(int argc, char **argv, const tlc_board_app_t *app) {
                               .yield = NULL,
                               .entropy = port_entropy,
                               .self = &board};
-    board.listener = fd >= 0 ? (int)fd : listen_on((uint16_t)port);
-    struct sockaddr_in address;
-    socklen_t size = sizeof address;
-    if (board.listener < 0 || getsockname(board.listener, (struct sockaddr *)&address, &size) != 0) {
-        (void)fprintf(stderr, "cannot listen on 127.0.0.1:%ld: %s\n", port, strerror(errno));
-        return 1;
+    if (call) {
+        board.call = (uint16_t)call;
+        board.random = port_entropy(&board) | 1u;
+    } else {
+        board.listener = fd >= 0 ? (int)fd : listen_on((uint16_t)port);
+        struct sockaddr_in address;
+        socklen_t size = sizeof address;
+        if (board.listener < 0 || getsockname(board.listener, (struct sockaddr *)&address, &size) != 0) {
+            (void)fprintf(stderr, "cannot listen on 127.0.0.1:%ld: %s\n", port, strerror(errno));
+            return 1;
+        }
+        set_nonblocking(board.listener);
+        port = (long)ntohs(address.sin_port);
     }
-    set_nonblocking(board.listener);
     if (!app->start(app->app, &board.port)) {
         return 1;
     }
-    (void)printf("listening 127.0.0.1:%u\n", (unsigned)ntohs(address.sin_port));
+    (void)printf("%s 127.0.0.1:%ld\n", call ? "calling" : "listening", call ? call : port);
     (void)fflush(stdout);
     for (;;) {
-        bool idle = !board.busy;
+        const bool idle = !board.busy;
         serve(&board, idle);
         board.busy = false;
         app->poll(app->app);
