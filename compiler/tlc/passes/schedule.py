@@ -47,6 +47,8 @@ def schedule(
     plan: Plan | None = None,
     packed: Mapping[str, int] | None = None,
     steps: Sequence[Step] | None = None,
+    *,
+    thrifty: bool = True,
 ) -> Program:
     """A program for an integer graph.
 
@@ -55,11 +57,13 @@ def schedule(
         plan: what learns, and the backward pass; None: nothing learns.
         packed: per entropy-packed weight tensor, the bytes of a row (the decoder's scratch).
         steps: the forward pass of another program of this graph, whatever learned there: saves making it anew.
+        thrifty: masks and channels are kept instead of activations; False to see what that saves.
     """
     forward = list(steps) if steps else [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
     backward = []
     if plan:
-        calls, keeping = keep_little(graph, plan.calls, {*graph.outputs, plan.top})
+        there = {*graph.outputs, plan.top}
+        calls, keeping = keep_little(graph, plan.calls, there) if thrifty else (list(plan.calls), {})
         forward = [replace(step, keeping=tuple(keeping.get(step.node.output, ()))) for step in forward]
         for index, (of, call) in enumerate(calls):
             backward.append(Step(f"g{index:02}_{_identifier(call.function)}", of, call, 0))
