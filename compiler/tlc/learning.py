@@ -90,7 +90,7 @@ def _half_wave(t: np.float32) -> np.float32:
     f = np.float32
     a = (t - f(0.5)) * f(3.14159274)
     b = a * a
-    s = b * f(2.75573188e-6) - f(1.98412701e-4)
-    for coefficient in (8.33333377e-3, -1.66666672e-1, 1.0):
+    s = b * f(-2.50521079e-8) + f(2.75573188e-6)
+    for coefficient in (-1.98412701e-4, 8.33333377e-3, -1.66666672e-1, 1.0):
         s = s * b + f(coefficient)
     return f(f(0.5) - f(0.5) * (a * s))

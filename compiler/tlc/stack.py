@@ -67,6 +67,7 @@ POINTERS: Mapping[str, tuple[tuple[Origin, str], ...]] = {
     "delta_decode": (("runtime", "tlc_delta_decode"),),
     "check_gradient": (("runtime", "tlc_check_gradient"),),
     "check_weights": (("runtime", "tlc_check_weights"),),
+    "rate": (("runtime", "tlc_rate_f32"),),
     # tlc_device_config_t and tlc_board_app_t, as the generated main.c sets them
     "stack_bytes": (("application", "stack_bytes"),),
     "sample": (("application", "tlc_app_sample"),),

@@ -59,6 +59,16 @@ void tlc_sample_put(tlc_sample_t *sample, float value) {
     }
 }
 
+void tlc_sample_label(tlc_sample_t *sample, uint32_t label) {
+    sample->labelled = true;
+    sample->target = (tlc_target_t){.label = label, .values = NULL};
+}
+
+void tlc_sample_target(tlc_sample_t *sample, const float *values) {
+    sample->labelled = true;
+    sample->target = (tlc_target_t){.label = 0, .values = values};
+}
+
 tlc_status_t tlc_run_forward(tlc_ctx_t *ctx) {
     ctx->has_forward = 0;
     const tlc_status_t status = ctx->model->forward(ctx);

@@ -69,7 +69,8 @@ static uint8_t *place_in_arena(tlc_device_t *device, uint8_t type, uint32_t payl
         }
         device->ctx.has_forward = 0;
         return arena + model->inputs[index].offset;
-    case TLC_MSG_BACKWARD: /* bytes go to the tensor's end, so that they can be spread upwards */
+    case TLC_MSG_BACKWARD:
+    case TLC_MSG_TRAIN: /* bytes go to the tensor's end, so that they can be spread upwards */
         if (!model->gradient ||
             (payload_bytes != model->gradient->elements && payload_bytes != 4u * model->gradient->elements) ||
             payload_bytes > tlc_gradient_room(model)) {
@@ -92,9 +93,9 @@ static bool place(void *arg, uint8_t type, uint32_t length, uint32_t offset, con
                   tlc_link_place_t *where) {
     tlc_device_t *device = arg;
     const uint32_t header_bytes = tlc_message_header_bytes(type);
-    where->header_bytes = min_u32(header_bytes, TLC_LINK_HEADER_BYTES);
+    where->header_bytes = min_u32(header_bytes, TLC_LINK_TAKES_BYTES);
     where->payload = NULL;
-    if (length <= header_bytes || header_bytes > TLC_LINK_HEADER_BYTES || type == TLC_MSG_TEST) {
+    if (length <= header_bytes || header_bytes > TLC_LINK_TAKES_BYTES || type == TLC_MSG_TEST) {
         return true; /* too short, no bulk message, or bytes without meaning: answered when it is whole */
     }
     const uint32_t payload_bytes = length - header_bytes;
@@ -196,7 +197,7 @@ tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *co
     const uint32_t room = config->message ? config->message_bytes : model->arena_bytes;
     uint32_t largest = TLC_FORWARD_BYTES + largest_input;
     if (model->gradient) {
-        largest = max_u32(largest, TLC_BACKWARD_BYTES + min_u32(4u * model->gradient->elements, room));
+        largest = max_u32(largest, TLC_TRAIN_BYTES + min_u32(4u * model->gradient->elements, room));
     }
     largest = max_u32(largest, TLC_PARAMS_BYTES + min_u32(model->param_bytes, room));
     largest = max_u32(largest, TLC_RESULT_BYTES + min_u32(RESULT_MAX_BYTES, room));
@@ -264,6 +265,8 @@ static bool say_hello(tlc_device_t *device) {
     capabilities |= config->layer_ticks ? (uint32_t)TLC_CAN_PROFILE : 0u;
     capabilities |= config->standalone ? (uint32_t)TLC_STANDALONE : 0u;
     capabilities |= device->journal.storage ? (uint32_t)TLC_CAN_SAVE : 0u;
+    capabilities |= model->loss ? (uint32_t)TLC_CAN_JUDGE : 0u;
+    capabilities |= model->backward && !model->update ? (uint32_t)TLC_AT_ONCE : 0u;
     tlc_put_u32(message + TLC_HELLO_CAPABILITIES, capabilities);
     tlc_put_u32(message + TLC_HELLO_BOOT, device->boot);
     tlc_put_u32(message + TLC_HELLO_TOKEN, device->token);
@@ -404,6 +407,13 @@ static bool send_outputs(tlc_device_t *device) {
     return sent;
 }
 
+static const char FROZEN[] = "this model is frozen";
+static const char UPDATES_AT_ONCE[] = "this model updates while it goes back: send TRAIN with a step";
+static const char NO_SUCH_PASS[] = "the gradient of a forward pass that the arena does not hold";
+static const char NOT_FINITE[] = "the gradient is not finite";
+static const char BAD_GRADIENT[] = "the gradient is not finite, or its norm is above the bound";
+static const char AT_THE_END[] = "too many weights reach the end of their range";
+
 static void take_forward(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
     tlc_link_message_t *held = &device->held;
@@ -434,22 +444,46 @@ static void take_forward(tlc_device_t *device) {
     }
 }
 
+/* Whether the arena holds what a gradient of forward pass `of` needs. */
+static bool holds_pass(const tlc_device_t *device, uint32_t of, uint32_t batch) {
+    return device->ctx.has_forward && of != 0 && of == device->forward.request && batch == device->forward.batch;
+}
+
+/* From the gradient in its place to the accumulators; where updates are interleaved, *step and all. *how: of NUMERIC.
+ */
+static tlc_status_t go_back(tlc_device_t *device, const tlc_step_t *step, const char **how) {
+    const tlc_model_t *model = device->config.model;
+    const uint32_t began = begin_work(device);
+    const uint64_t start = ticks(device);
+    tlc_status_t status = model->backward(&device->ctx, step);
+    *how = BAD_GRADIENT;
+    if (status == TLC_OK && !model->update && device->config.keeper) {
+        *how = AT_THE_END;
+        status = device->config.keeper->check_weights(&device->ctx, device->config.max_saturated);
+    }
+    device->backward_ticks = ticks(device) - start;
+    end_work(device, began);
+    device->keep = false;
+    device->ctx.has_forward = 0;
+    device->backwards += status == TLC_OK ? 1u : 0u;
+    return status;
+}
+
 static void take_backward(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
     const tlc_link_message_t *held = &device->held;
     const tlc_common_t common = tlc_common_get(held->header);
     const uint32_t of = tlc_get_u32(held->header + TLC_BACKWARD_FORWARD);
     if (!model->update || !model->gradient) {
-        say_error(device, TLC_ERR_STATE,
-                  model->backward ? "this model updates while it goes back: send TRAIN" : "this model is frozen");
+        say_error(device, TLC_ERR_STATE, model->backward ? UPDATES_AT_ONCE : FROZEN);
         return;
     }
     if (of != 0 && of == device->backward) {
         say_done(device, TLC_DONE_REPEATED, 0);
         return;
     }
-    if (!device->ctx.has_forward || of == 0 || of != device->forward.request || common.batch != device->forward.batch) {
-        say_error(device, TLC_ERR_STATE, "the gradient of a forward pass that the arena does not hold");
+    if (!holds_pass(device, of, common.batch)) {
+        say_error(device, TLC_ERR_STATE, NO_SUCH_PASS);
         return;
     }
     if (!held->payload) {
@@ -460,22 +494,15 @@ static void take_backward(tlc_device_t *device) {
         tlc_load_gradient(&device->ctx, held->header[TLC_BACKWARD_DTYPE],
                           tlc_get_f32(held->header + TLC_BACKWARD_SCALE), held->payload, held->payload_bytes);
     if (status != TLC_OK) {
-        say_error(device, status,
-                  status == TLC_ERR_NUMERIC ? "the gradient is not finite" : "no gradient of this size and type");
+        say_error(device, status, status == TLC_ERR_NUMERIC ? NOT_FINITE : "no gradient of this size and type");
         return;
     }
-    const uint32_t began = begin_work(device);
-    const uint64_t start = ticks(device);
-    status = model->backward(&device->ctx, NULL);
-    device->backward_ticks = ticks(device) - start;
-    end_work(device, began);
-    device->keep = false;
+    const char *how;
+    status = go_back(device, NULL, &how);
     if (status != TLC_OK) {
         say_error(device, status, "the backward pass failed");
         return;
     }
-    device->ctx.has_forward = 0;
-    device->backwards++;
     device->backward = of;
     say_done(device, 0, device->backward_ticks);
 }
@@ -523,77 +550,221 @@ static void take_save(tlc_device_t *device) {
     say_done(device, flags ? flags : (uint8_t)TLC_DONE_REPEATED, 0);
 }
 
-static void diverged(tlc_device_t *device, const char *how) {
+static void diverged(tlc_device_t *device) {
     device->rollbacks++;
     roll_back(device);
     (void)tlc_device_log(device, 40,
                          device->step ? "training diverged: back to the journal's last entry"
                                       : "training diverged: back to the values in flash");
-    say_error(device, TLC_ERR_NUMERIC, how);
+}
+
+/* ---- steps ---- */
+
+static tlc_step_t step_told(const tlc_device_t *device, const uint8_t *at, uint32_t number) {
+    const float bound = tlc_get_f32(at + TLC_TOLD_MAX_NORM);
+    return (tlc_step_t){
+        .learning_rate = tlc_get_f32(at + TLC_TOLD_RATE),
+        .step = number,
+        .seed = tlc_get_u32(at + TLC_TOLD_SEED),
+        .momentum = tlc_get_f32(at + TLC_TOLD_MOMENTUM),
+        .weight_decay = tlc_get_f32(at + TLC_TOLD_WEIGHT_DECAY),
+        .clip = tlc_get_f32(at + TLC_TOLD_CLIP),
+        .max_norm = bound > 0.0f ? bound : device->config.max_gradient,
+    };
+}
+
+static bool is_size(float value) { return value >= 0.0f && value <= 3.0e38f; } /* NaN fails both */
+
+/* What is wrong with a step; NULL: nothing. */
+static const char *objection(const tlc_model_t *model, const tlc_step_t *step, tlc_status_t *status) {
+    *status = TLC_ERR_ARG;
+    if (step->step == 0) {
+        return "steps count from 1";
+    }
+    if (step->momentum != 0.0f && !model->has_velocities) {
+        return "momentum, but this model keeps no velocities: compile it with --momentum";
+    }
+    if (model->gradient && model->gradient->dtype == TLC_S16 && (step->weight_decay != 0.0f || step->clip != 0.0f)) {
+        return "weight decay or clipping, but this model learns in integers, by plain SGD";
+    }
+    *status = TLC_ERR_NUMERIC;
+    if (!is_size(step->learning_rate)) {
+        return "the learning rate is not a finite number";
+    }
+    if (!is_size(step->momentum) || !is_size(step->weight_decay) || !is_size(step->clip)) {
+        return "momentum, weight decay or clipping is not a finite number";
+    }
+    return NULL;
+}
+
+/* Applies the accumulated gradient. *how: of NUMERIC. */
+static tlc_status_t apply(tlc_device_t *device, const tlc_step_t *step, const char **how) {
+    const tlc_keeper_t *keeper = device->config.keeper;
+    const uint32_t began = begin_work(device);
+    const uint64_t start = ticks(device);
+    tlc_status_t status = keeper ? keeper->check_gradient(&device->ctx, step->max_norm) : TLC_OK;
+    *how = BAD_GRADIENT;
+    if (status == TLC_OK) {
+        status = device->config.model->update(&device->ctx, step);
+    }
+    if (keeper && status == TLC_OK) {
+        *how = AT_THE_END;
+        status = keeper->check_weights(&device->ctx, device->config.max_saturated);
+    }
+    device->update_ticks = ticks(device) - start;
+    end_work(device, began);
+    return status;
+}
+
+/* After a step: into the journal, where it is time. TLC_DONE_SAVED or 0. */
+static uint8_t stepped(tlc_device_t *device, uint32_t step, bool wanted) {
+    const uint32_t every = device->config.save_every;
+    device->step = step;
+    if (!wanted && !(every && step % every == 0)) {
+        return 0;
+    }
+    tlc_status_t status;
+    const uint8_t flags = save(device, &status);
+    if (status != TLC_OK) {
+        (void)tlc_device_log(device, 30, why_not_saved(status));
+    }
+    return flags;
 }
 
 static void take_step(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
     const tlc_common_t common = tlc_common_get(device->held.header);
-    const tlc_step_t step = {.learning_rate = tlc_get_f32(device->held.header + TLC_STEP_RATE),
-                             .step = common.step,
-                             .seed = tlc_get_u32(device->held.header + TLC_STEP_SEED)};
+    const tlc_step_t step = step_told(device, device->held.header + TLC_STEP_TOLD, common.step);
     if (!model->update) {
-        say_error(device, TLC_ERR_STATE, "this model is frozen");
+        say_error(device, TLC_ERR_STATE, model->backward ? UPDATES_AT_ONCE : FROZEN);
         return;
     }
-    if (step.step == 0) {
-        say_error(device, TLC_ERR_ARG, "steps count from 1");
-        return;
-    }
-    if (step.step <= device->step) {
+    if (step.step != 0 && step.step <= device->step) {
         say_done(device, TLC_DONE_REPEATED, 0);
         return;
     }
-    if (!(step.learning_rate >= 0.0f && step.learning_rate <= 3.0e38f)) { /* NaN fails both */
-        say_error(device, TLC_ERR_NUMERIC, "the learning rate is not a finite number");
+    tlc_status_t status;
+    const char *const wrong = objection(model, &step, &status);
+    if (wrong) {
+        say_error(device, status, wrong);
         return;
     }
     if (device->ctx.samples == 0) {
         say_error(device, TLC_ERR_STATE, "no gradient is accumulated");
         return;
     }
-    const tlc_keeper_t *keeper = device->config.keeper;
-    const float told = tlc_get_f32(device->held.header + TLC_STEP_MAX_NORM);
-    const uint32_t began = begin_work(device);
-    const uint64_t start = ticks(device);
-    tlc_status_t status = TLC_OK;
-    if (keeper) {
-        status = keeper->check_gradient(&device->ctx, told > 0.0f ? told : device->config.max_gradient);
-    }
-    const bool sound = status == TLC_OK;
-    if (sound) {
-        status = model->update(&device->ctx, &step);
-    }
-    if (keeper && status == TLC_OK) {
-        status = keeper->check_weights(&device->ctx, device->config.max_saturated);
-    }
-    device->update_ticks = ticks(device) - start;
-    end_work(device, began);
-    if (status == TLC_ERR_NUMERIC) {
-        diverged(device, sound ? "too many weights reach the end of their range"
-                               : "the gradient is not finite, or its norm is above the bound");
+    const char *how;
+    status = apply(device, &step, &how);
+    if (status != TLC_OK) {
+        if (status == TLC_ERR_NUMERIC) {
+            diverged(device);
+        }
+        say_error(device, status, status == TLC_ERR_NUMERIC ? how : "the update failed");
         return;
+    }
+    const bool wanted = (device->held.header[TLC_STEP_FLAGS] & TLC_STEP_SAVE) != 0;
+    say_done(device, stepped(device, step.step, wanted), device->update_ticks);
+}
+
+/* ---- TRAIN ---- */
+
+static void say_trained(tlc_device_t *device, uint8_t flags, uint64_t spent) {
+    uint8_t message[TLC_TRAINED_BYTES];
+    memset(message, 0, sizeof message);
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_put_f32(message + TLC_TRAINED_LOSS, device->verdict.loss);
+    tlc_put_u16(message + TLC_TRAINED_PREDICTED, (uint16_t)min_u32(device->verdict.predicted, UINT16_MAX));
+    message[TLC_TRAINED_FLAGS] = flags;
+    tlc_put_u64(message + TLC_TRAINED_TICKS, spent);
+    (void)!answer(device, TLC_STREAM_CONTROL, TLC_MSG_TRAINED, message, sizeof message, NULL, 0);
+}
+
+/* The gradient that was sent, or that of the loss, into its place. What is wrong; NULL: nothing. */
+static const char *load_lesson(tlc_device_t *device, tlc_status_t *status) {
+    const tlc_model_t *model = device->config.model;
+    const tlc_link_message_t *held = &device->held;
+    const uint8_t *const value = held->header + TLC_TRAIN_VALUE;
+    const uint8_t kind = held->header[TLC_TRAIN_KIND];
+    if (kind == TLC_TRAIN_F32 || kind == TLC_TRAIN_S8) {
+        *status = TLC_ERR_SIZE;
+        if (!held->payload) {
+            return "no gradient of this size";
+        }
+        *status = tlc_load_gradient(&device->ctx, kind == TLC_TRAIN_F32 ? TLC_F32 : TLC_S8, tlc_get_f32(value),
+                                    held->payload, held->payload_bytes);
+        device->verdict = (tlc_verdict_t){.loss = 0.0f, .predicted = 0};
+        return *status == TLC_OK ? NULL : *status == TLC_ERR_NUMERIC ? NOT_FINITE : "no gradient of this size and type";
+    }
+    *status = TLC_ERR_ARG;
+    if (kind != TLC_TRAIN_LABEL && kind != TLC_TRAIN_VALUES) {
+        return "no such kind of lesson";
+    }
+    if (!model->loss) {
+        *status = TLC_ERR_STATE;
+        return "this model has no loss of its own: compile it with --loss";
+    }
+    tlc_target_t target = {.label = tlc_get_u32(value), .values = NULL};
+    if (kind == TLC_TRAIN_VALUES) {
+        if (!held->payload || held->payload_bytes != 4u * model->outputs[0].elements) {
+            *status = TLC_ERR_SIZE;
+            return "not as many values as the output has";
+        }
+        target.values = (const float *)(const void *)held->payload;
+    }
+    *status = model->loss(&device->ctx, &target, &device->verdict);
+    return *status == TLC_OK            ? NULL
+           : *status == TLC_ERR_NUMERIC ? "the loss is not finite"
+           : kind == TLC_TRAIN_VALUES   ? "values, but this model's loss takes a label"
+                                        : "there is no such class";
+}
+
+static void take_train(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    const tlc_link_message_t *held = &device->held;
+    const tlc_common_t common = tlc_common_get(held->header);
+    const uint32_t of = tlc_get_u32(held->header + TLC_TRAIN_FORWARD);
+    const uint8_t flags = held->header[TLC_TRAIN_FLAGS];
+    const bool applies = (flags & TLC_STEP_APPLY) != 0;
+    const tlc_step_t step = step_told(device, held->header + TLC_TRAIN_TOLD, common.step);
+    tlc_status_t status = TLC_ERR_STATE;
+    const char *wrong = NULL;
+    if (!model->backward || !model->gradient) {
+        wrong = FROZEN;
+    } else if (of != 0 && of == device->backward) {
+        say_trained(device, TLC_DONE_REPEATED, 0);
+        return;
+    } else if (!holds_pass(device, of, common.batch)) {
+        wrong = NO_SUCH_PASS;
+    } else if (!applies && !model->update) {
+        wrong = UPDATES_AT_ONCE;
+    } else if (applies && step.step != 0 && step.step <= device->step) {
+        wrong = "this step was applied before, with another sample";
+    } else if (applies) {
+        wrong = objection(model, &step, &status);
+    }
+    if (!wrong) {
+        wrong = load_lesson(device, &status);
+    }
+    if (wrong) {
+        say_error(device, status, wrong);
+        return;
+    }
+    const char *how;
+    status = go_back(device, &step, &how);
+    uint64_t spent = device->backward_ticks;
+    if (status == TLC_OK && applies && model->update) {
+        status = apply(device, &step, &how);
+        spent += device->update_ticks;
     }
     if (status != TLC_OK) {
-        say_error(device, status, "the update failed");
+        if (status == TLC_ERR_NUMERIC) {
+            diverged(device);
+        }
+        say_error(device, status, status == TLC_ERR_NUMERIC ? how : "the backward pass failed");
         return;
     }
-    device->step = step.step;
-    const uint32_t every = device->config.save_every;
-    uint8_t flags = 0;
-    if ((device->held.header[TLC_STEP_FLAGS] & TLC_STEP_SAVE) || (every && step.step % every == 0)) {
-        flags = save(device, &status);
-        if (status != TLC_OK) {
-            (void)tlc_device_log(device, 30, why_not_saved(status));
-        }
-    }
-    say_done(device, flags, device->update_ticks);
+    device->backward = of;
+    say_trained(device, applies ? stepped(device, step.step, (flags & TLC_STEP_SAVE) != 0) : 0u, spent);
 }
 
 static void take_get_params(tlc_device_t *device) {
@@ -680,7 +851,7 @@ static void take_set_params(tlc_device_t *device) {
 /* Between the pieces of SET_PARAMS the tensors are half the old and half the new: nobody is to see or use them. */
 static bool wants_params(uint8_t type) {
     return type == TLC_MSG_FORWARD || type == TLC_MSG_BACKWARD || type == TLC_MSG_STEP || type == TLC_MSG_GET_PARAMS ||
-           type == TLC_MSG_SAVE;
+           type == TLC_MSG_SAVE || type == TLC_MSG_TRAIN;
 }
 
 /* From the arena, as it is: what the bytes are does not matter, and nothing is disturbed. */
@@ -788,6 +959,9 @@ static void handle(tlc_device_t *device) {
     case TLC_MSG_STEP:
         take_step(device);
         break;
+    case TLC_MSG_TRAIN:
+        take_train(device);
+        break;
     case TLC_MSG_GET_PARAMS:
         take_get_params(device);
         break;
@@ -867,6 +1041,44 @@ static void local_result(tlc_device_t *device) {
     device->config.result(device->config.app, values, tensor->elements);
 }
 
+/* From a sample that the hook has labelled, after its forward pass. */
+static void learn_alone(tlc_device_t *device, const tlc_target_t *target) {
+    const tlc_device_config_t *config = &device->config;
+    const tlc_model_t *model = config->model;
+    const tlc_learning_t *own = config->learning;
+    if (!own || !model->loss || !config->keeper) {
+        return;
+    }
+    if (!device->ctx.has_forward) {
+        (void)tlc_device_log(device, 40, "no learning from own samples: their results took the arena (config.values)");
+        return;
+    }
+    tlc_status_t status = model->loss(&device->ctx, target, &device->verdict);
+    if (status != TLC_OK) {
+        (void)tlc_device_log(device, 30,
+                             status == TLC_ERR_ARG ? "a sample's label is no class: not learned from"
+                                                   : "a sample's loss is not finite: not learned from");
+        return;
+    }
+    tlc_step_t step = own->step;
+    step.step = device->step + 1u;
+    step.learning_rate = config->keeper->rate(&own->schedule, step.learning_rate, step.step);
+    step.max_norm = step.max_norm > 0.0f ? step.max_norm : config->max_gradient;
+    const char *how;
+    status = go_back(device, &step, &how);
+    if (status == TLC_OK && model->update) {
+        if (device->ctx.samples < own->batch) {
+            return;
+        }
+        status = apply(device, &step, &how);
+    }
+    if (status == TLC_ERR_NUMERIC) {
+        diverged(device);
+    } else if (status == TLC_OK) {
+        (void)stepped(device, step.step, false);
+    }
+}
+
 static bool take_sample(tlc_device_t *device) {
     const tlc_device_config_t *config = &device->config;
     if (!config->sample || device->holding || device->outputs_due || device->keep ||
@@ -902,6 +1114,9 @@ static bool take_sample(tlc_device_t *device) {
     }
     if (config->standalone) {
         local_result(device);
+        if (sample.labelled) {
+            learn_alone(device, &sample.target);
+        }
         return true;
     }
     if (!device->welcomed) {

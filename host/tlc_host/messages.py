@@ -47,6 +47,9 @@ __all__ = [
     "Step",
     "StepFlag",
     "Test",
+    "Train",
+    "TrainKind",
+    "Trained",
     "Welcome",
     "message_name",
     "parse",
@@ -64,6 +67,8 @@ class Capability(IntFlag):
     PROFILE = 4
     STANDALONE = 8
     SAVE = 16
+    JUDGE = 32
+    AT_ONCE = 64
 
 
 class ResetReason(IntEnum):
@@ -121,9 +126,19 @@ class DoneFlag(IntFlag):
 
 
 class StepFlag(IntFlag):
-    """SAVE: and then into the journal."""
+    """SAVE: and then into the journal. APPLY, of a TRAIN: and then a step."""
 
     SAVE = 1
+    APPLY = 2
+
+
+class TrainKind(IntEnum):
+    """What a TRAIN brings: a gradient of one of two types, a class, or the values that the output should have had."""
+
+    F32 = 0
+    S8 = 1
+    LABEL = 2
+    VALUES = 3
 
 
 class Coding(IntEnum):
@@ -300,12 +315,15 @@ class Step(Message):
     own bound). Answered by DONE."""
 
     TYPE = 0x24
-    FIXED = struct.Struct("<fIfB3x")
-    FIELDS = ("learning_rate", "seed", "max_norm", "flags")
+    FIXED = struct.Struct("<fI4fB3x")
+    FIELDS = ("learning_rate", "seed", "max_norm", "momentum", "weight_decay", "clip", "flags")
 
     learning_rate: float = 0.0
     seed: int = 0
     max_norm: float = 0.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.0
     flags: int = 0
 
 
@@ -523,6 +541,62 @@ class Journal(Message):
     slot_b: int = Slot.EMPTY
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Train(Message):
+    """Host: go back from the FORWARD with request number ``forward``; with APPLY take step number ``step`` at once.
+
+    ``value`` is the class of a LABEL, or the float32 scale of an int8 gradient (:meth:`scaled`). Answered by TRAINED.
+    """
+
+    TYPE = 0x32
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<IBBxxIfI4f")
+    FIELDS = (
+        "forward",
+        "kind",
+        "flags",
+        "value",
+        "learning_rate",
+        "seed",
+        "max_norm",
+        "momentum",
+        "weight_decay",
+        "clip",
+    )
+    TAIL = "data"
+
+    forward: int = 0
+    kind: int = TrainKind.LABEL
+    flags: int = 0
+    value: int = 0
+    learning_rate: float = 0.0
+    seed: int = 0
+    max_norm: float = 0.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    data: bytes = b""
+
+    @staticmethod
+    def scaled(scale: float) -> int:
+        """The ``value`` of an int8 gradient: real = scale * q."""
+        return int.from_bytes(struct.pack("<f", scale), "little")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained(Message):
+    """Device: it went back. ``loss`` of the sample, 0 where a gradient was handed in, and the class it was taken for."""
+
+    TYPE = 0x33
+    FIXED = struct.Struct("<fHBxQ")
+    FIELDS = ("loss", "predicted", "flags", "ticks")
+
+    loss: float = 0.0
+    predicted: int = 0
+    flags: int = 0
+    ticks: int = 0
+
+
 M = TypeVar("M", bound=Message)
 
 MESSAGES: dict[int, type[Message]] = {
@@ -549,6 +623,8 @@ MESSAGES: dict[int, type[Message]] = {
         Test,
         Save,
         Journal,
+        Train,
+        Trained,
     )
 }
 

@@ -337,6 +337,9 @@ class Session:
         round: int = 0,
         max_norm: float = 0.0,
         save: bool = False,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float = 0.0,
     ) -> m.Done:
         """Applies the accumulated gradient as step ``number`` (from 1). One that was applied before is acknowledged
         with the flag REPEATED and not applied again.
@@ -344,10 +347,13 @@ class Session:
         Args:
             max_norm: largest norm of the mean gradient; 0: the device's own bound.
             save: and then into the journal; the flag SAVED tells whether that was done.
+            momentum: of the velocities that a project compiled with ``--momentum`` keeps.
+            weight_decay: of weights, not of biases.
+            clip: longest mean gradient of a tensor, to which longer ones are scaled down; 0: any.
 
         Raises:
             DeviceError: status NUMERIC when training diverged: then the device is back at its journal's last entry, or
-                the values in flash.
+                the values in flash. STATE when it updates at once: then there is :meth:`train`.
         """
         return await self._ask_done(
             m.Step(
@@ -357,9 +363,89 @@ class Session:
                 learning_rate=learning_rate,
                 seed=seed & 0xFFFFFFFF,
                 max_norm=max_norm,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                clip=clip,
                 flags=m.StepFlag.SAVE if save else m.StepFlag(0),
             )
         )
+
+    async def train(
+        self,
+        reply: SmashedReply | int,
+        lesson: int | Float32 | Int8,
+        number: int | None = None,
+        learning_rate: float = 0.0,
+        seed: int = 0,
+        *,
+        scale: float = 1.0,
+        values: bool = False,
+        batch: int | None = None,
+        round: int = 0,
+        max_norm: float = 0.0,
+        save: bool = False,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float = 0.0,
+    ) -> m.Trained:
+        """Goes back from a forward pass and, with a step's ``number``, takes that step at once.
+
+        The only way to train a device that updates inside its backward pass (``--train-batch 1``), and the way to one that
+        computes the loss (``--loss``). What is sent twice is done once.
+
+        Args:
+            reply: of the forward pass it belongs to, or that pass's request number.
+            lesson: a class (int), where the device has a loss; or the gradient of output 0, float32 or int8.
+            number: of the step, from 1; None: the gradient is accumulated, for a later step.
+            scale: of an int8 gradient: real = scale * q.
+            values: ``lesson`` is no gradient, but the float32 values that output 0 should have had.
+
+        The rest as for :meth:`step`.
+
+        Raises:
+            DeviceError: status ARG when there is no such class, STATE when the device has no loss, or its arena holds
+                another pass; NUMERIC when training diverged.
+        """
+        forward = reply.request if isinstance(reply, SmashedReply) else reply
+        if isinstance(reply, SmashedReply) and batch is None:
+            batch = reply.batch
+        value, data = 0, b""
+        if isinstance(lesson, np.ndarray):
+            if lesson.dtype not in (np.float32, np.int8) or (values and lesson.dtype != np.float32):
+                raise ProtocolError(
+                    f"a gradient is float32 or int8, values float32, not {lesson.dtype}", where=self.name
+                )
+            data = lesson.tobytes()
+            kind = m.TrainKind.S8 if lesson.dtype == np.int8 else m.TrainKind.F32
+            kind = m.TrainKind.VALUES if values else kind
+            value = m.Train.scaled(scale) if kind == m.TrainKind.S8 else 0
+        else:
+            kind, value = m.TrainKind.LABEL, int(lesson)
+            if not 0 <= value < 1 << 32:
+                raise ProtocolError(f"a label is a class from 0, not {value}", where=self.name)
+        flags = m.StepFlag(0)
+        if number is not None:
+            flags |= m.StepFlag.APPLY | (m.StepFlag.SAVE if save else m.StepFlag(0))
+        message = m.Train(
+            request=self._number(),
+            round=round,
+            step=number or 0,
+            batch=batch or 0,
+            forward=forward,
+            kind=kind,
+            flags=flags,
+            value=value,
+            learning_rate=learning_rate,
+            seed=seed & 0xFFFFFFFF,
+            max_norm=max_norm,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            clip=clip,
+            data=data,
+        )
+        answer = await self._ask([message], m.Trained)
+        assert isinstance(answer, m.Trained)
+        return answer
 
     async def get_params(self) -> bytes:
         """The learned tensors, as they lie in the device's state (the bundle tells their layout)."""

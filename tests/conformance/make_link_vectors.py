@@ -147,8 +147,16 @@ def messages() -> list[dict[str, Any]]:
         (
             0x24,
             "Step",
-            {"learning_rate": 0.125, "seed": 99, "max_norm": 2.5, "flags": 1},
-            struct.pack("<fIfI", 0.125, 99, 2.5, 1),
+            {
+                "learning_rate": 0.125,
+                "seed": 99,
+                "max_norm": 2.5,
+                "momentum": 0.5,
+                "weight_decay": 0.25,
+                "clip": 4.0,
+                "flags": 1,
+            },
+            struct.pack("<fI4fI", 0.125, 99, 2.5, 0.5, 0.25, 4.0, 1),
         ),
         (0x25, "GetParams", {"offset": 4, "count": 8, "coding": 0}, struct.pack("<III", 4, 8, 0)),
         (
@@ -171,6 +179,30 @@ def messages() -> list[dict[str, Any]]:
         (0x2E, "Log", {"level": 30, "text": b"warm"}, bytes([30, 0, 0, 0]) + b"warm"),
         (0x2F, "Test", {"count": 3, "data": b"abc"}, struct.pack("<I", 3) + b"abc"),
         (0x30, "Save", {}, b""),
+        (
+            0x32,
+            "Train",
+            {
+                "forward": 40,
+                "kind": 3,
+                "flags": 2,
+                "value": 7,
+                "learning_rate": 0.125,
+                "seed": 99,
+                "max_norm": 2.5,
+                "momentum": 0.5,
+                "weight_decay": 0.25,
+                "clip": 4.0,
+                "data": b"abcd",
+            },
+            struct.pack("<IBBHIfI4f", 40, 3, 2, 0, 7, 0.125, 99, 2.5, 0.5, 0.25, 4.0) + b"abcd",
+        ),
+        (
+            0x33,
+            "Trained",
+            {"loss": 1.5, "predicted": 9, "flags": 1, "ticks": 12},
+            struct.pack("<fHBBQ", 1.5, 9, 1, 0, 12),
+        ),
         (
             0x31,
             "Journal",
@@ -232,7 +264,7 @@ def messages() -> list[dict[str, Any]]:
         "Smashed": 28,
         "Result": 20,
     }
-    header_bytes |= {"Backward": 28, "Params": 28, "SetParams": 28}
+    header_bytes |= {"Backward": 28, "Params": 28, "SetParams": 28, "Train": 52}
     return [
         {
             "type": kind,

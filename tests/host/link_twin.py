@@ -27,6 +27,8 @@ def build_twin(directory: Path, *flags: str) -> ctypes.CDLL:
         firmware / "src/ctx.c",
         *sorted((firmware / "src/link").glob("*.c")),
         *sorted((firmware / "src/journal").glob("*.c")),
+        *sorted((firmware / "src/train").glob("*.c")),
+        *sorted((firmware / "src/pack").glob("*.c")),
     ]
     library = directory / "small_twin.so"
     command = ["gcc", "-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library), *flags]

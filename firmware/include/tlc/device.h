@@ -47,12 +47,21 @@ typedef struct {
     tlc_ctx_t *ctx;
     uint32_t next; /* element of ... */
     uint8_t input; /* ... which input */
+    bool labelled; /* and what it should give: */
+    tlc_target_t target;
 } tlc_sample_t;
 
 /* The next value of the sample, a real as the network was trained on; quantized at once into its place, so that no
  * buffer of floats is needed. All inputs, one after another; NaN becomes the zero point, values too many are dropped.
  */
 void tlc_sample_put(tlc_sample_t *sample, float value);
+
+/* The sample's class, where it is known: then a device that has a loss learns from it, after the result hook. */
+void tlc_sample_label(tlc_sample_t *sample, uint32_t label);
+
+/* The values that the output should have, for a mean squared error: as many as output 0 has; they stay the caller's and
+ * must last until the next sample is asked for. */
+void tlc_sample_target(tlc_sample_t *sample, const float *values);
 
 typedef struct {
     const tlc_model_t *model;
@@ -86,6 +95,7 @@ typedef struct {
     const tlc_storage_t *storage;
     uint32_t save_every; /* steps after which the journal is written by itself; 0: only when the host says so */
     float max_gradient;  /* bound on the norm of a step's mean gradient, where the host gives none; 0: any finite one */
+    const tlc_learning_t *learning; /* how it learns from samples that the hook labels; NULL: it does not */
     uint8_t max_saturated; /* percent of a tensor that training may drive to the end of its range; default 25 */
 
     const char *board;    /* its name, at most 24 bytes are told */
@@ -118,11 +128,12 @@ typedef struct tlc_device {
     bool holding;
     bool answered; /* ... and only to be released */
 
-    tlc_common_t forward; /* whose pass the arena holds */
-    bool keep;            /* a BACKWARD was promised */
-    uint32_t backward;    /* request of the pass whose gradient was accumulated last; 0: none */
-    uint32_t step;        /* last step applied */
-    uint32_t params_at;   /* bytes of the learned tensors that SET_PARAMS has written; fewer than all: half a set */
+    tlc_common_t forward;  /* whose pass the arena holds */
+    bool keep;             /* a BACKWARD was promised */
+    uint32_t backward;     /* request of the pass whose gradient was accumulated last; 0: none */
+    tlc_verdict_t verdict; /* of the loss of that pass */
+    uint32_t step;         /* last step applied */
+    uint32_t params_at;    /* bytes of the learned tensors that SET_PARAMS has written; fewer than all: half a set */
     tlc_journal_t journal;
     uint32_t rollbacks; /* times that training diverged */
     uint64_t forward_ticks, backward_ticks, update_ticks;

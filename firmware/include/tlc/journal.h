@@ -92,6 +92,7 @@ typedef struct {
     tlc_status_t (*delta_decode)(tlc_ctx_t *ctx, const uint8_t *from, uint32_t bytes);
     tlc_status_t (*check_gradient)(const tlc_ctx_t *ctx, float max_norm);
     tlc_status_t (*check_weights)(const tlc_ctx_t *ctx, uint32_t max_percent);
+    float (*rate)(const tlc_schedule_t *schedule, float rate, uint32_t step);
 } tlc_keeper_t;
 
 extern const tlc_keeper_t tlc_keeper;

@@ -39,7 +39,7 @@
 #define TLC_LINK_HEADER_BYTES 32 /* largest header of a message that it sends */
 #endif
 #ifndef TLC_LINK_TAKES_BYTES
-#define TLC_LINK_TAKES_BYTES 56 /* largest header of a bulk message that it takes */
+#define TLC_LINK_TAKES_BYTES 52 /* largest header of a bulk message that it takes */
 #endif
 
 /* Nothing to change below. */

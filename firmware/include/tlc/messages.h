@@ -37,6 +37,8 @@ typedef enum {
     TLC_MSG_TEST = 0x2F,        /* H>D bulk: bytes to be thrown away; D>H bulk: as many as were asked for */
     TLC_MSG_SAVE = 0x30,        /* H>D control: learned tensors into the journal; answered by DONE */
     TLC_MSG_JOURNAL = 0x31,     /* D>H bulk: what the journal holds */
+    TLC_MSG_TRAIN = 0x32,       /* H>D bulk: a gradient or a label, and a step at once; answered by TRAINED */
+    TLC_MSG_TRAINED = 0x33,     /* D>H control: the sample's loss */
 } tlc_message_type_t;
 
 typedef struct {
@@ -92,11 +94,30 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_BACKWARD_SCALE 24u   /* f32, for TLC_S8: real = scale * q */
 #define TLC_BACKWARD_BYTES 28u
 
-#define TLC_STEP_RATE 16u     /* f32 */
-#define TLC_STEP_SEED 20u     /* u32 */
-#define TLC_STEP_MAX_NORM 24u /* f32 bound on the norm of the mean gradient; 0: the device's own */
-#define TLC_STEP_FLAGS 28u    /* u8 tlc_step_flag_t, then 3 bytes 0 */
-#define TLC_STEP_BYTES 32u
+#define TLC_STEP_TOLD 16u  /* what a step is told: below */
+#define TLC_STEP_FLAGS 40u /* u8 tlc_step_flag_t, then 3 bytes 0 */
+#define TLC_STEP_BYTES 44u
+
+#define TLC_TRAIN_FORWARD 16u /* u32 the FORWARD's request */
+#define TLC_TRAIN_KIND 20u    /* u8 tlc_train_kind_t */
+#define TLC_TRAIN_FLAGS 21u   /* u8 tlc_step_flag_t, then 2 bytes 0 */
+#define TLC_TRAIN_VALUE 24u   /* u32 a label; or f32 the scale of an int8 gradient */
+#define TLC_TRAIN_TOLD 28u    /* what a step is told */
+#define TLC_TRAIN_BYTES 52u
+
+/* What a step is told, from where STEP and TRAIN have it */
+#define TLC_TOLD_RATE 0u          /* f32 */
+#define TLC_TOLD_SEED 4u          /* u32 */
+#define TLC_TOLD_MAX_NORM 8u      /* f32 bound on the norm of the mean gradient; 0: the device's own */
+#define TLC_TOLD_MOMENTUM 12u     /* f32 */
+#define TLC_TOLD_WEIGHT_DECAY 16u /* f32 */
+#define TLC_TOLD_CLIP 20u         /* f32 longest mean gradient of a tensor; 0: any */
+
+#define TLC_TRAINED_LOSS 16u      /* f32; 0 where a gradient was handed in */
+#define TLC_TRAINED_PREDICTED 20u /* u16 the first largest of the outputs */
+#define TLC_TRAINED_FLAGS 22u     /* u8 tlc_done_flag_t, then a byte 0 */
+#define TLC_TRAINED_TICKS 24u     /* u64 */
+#define TLC_TRAINED_BYTES 32u
 
 #define TLC_PARAMS_OFFSET 16u /* u32 bytes; GET_PARAMS, PARAMS and SET_PARAMS alike */
 #define TLC_PARAMS_TOTAL 20u  /* u32 GET_PARAMS: bytes wanted, 0: all; else: bytes of all the tensors */
@@ -153,6 +174,8 @@ typedef enum {
     TLC_CAN_PROFILE = 4, /* LAYERS */
     TLC_STANDALONE = 8,  /* the whole model is on the device */
     TLC_CAN_SAVE = 16,   /* what it learns can outlive a reset: SAVE */
+    TLC_CAN_JUDGE = 32,  /* it computes the loss: TRAIN with a label */
+    TLC_AT_ONCE = 64,    /* it updates while it goes back: TRAIN with a step, no BACKWARD and no STEP */
 } tlc_capability_t;
 
 typedef enum {
@@ -180,8 +203,16 @@ typedef enum {
 } tlc_done_flag_t;
 
 typedef enum {
-    TLC_STEP_SAVE = 1, /* and then into the journal */
+    TLC_STEP_SAVE = 1,  /* and then into the journal */
+    TLC_STEP_APPLY = 2, /* of TRAIN: and then a step */
 } tlc_step_flag_t;
+
+typedef enum {
+    TLC_TRAIN_F32 = 0,    /* float32 gradient follows, as in BACKWARD */
+    TLC_TRAIN_S8 = 1,     /* int8 gradient */
+    TLC_TRAIN_LABEL = 2,  /* nothing follows */
+    TLC_TRAIN_VALUES = 3, /* float32 values follow that output 0 should have had */
+} tlc_train_kind_t;
 
 typedef enum {
     TLC_PARAMS_PLAIN = 0, /* as they lie in the state */

@@ -56,6 +56,27 @@ typedef struct {
     float max_norm; /* where updates are interleaved: bound on the norm of the sample's gradient; 0: any finite one */
 } tlc_step_t;
 
+/* ---- how a device learns from its own labels ---- */
+
+typedef enum {
+    TLC_SCHEDULE_CONSTANT = 0,
+    TLC_SCHEDULE_STEP = 1,   /* times `factor` after every `every` steps */
+    TLC_SCHEDULE_COSINE = 2, /* down to `factor` times the rate over `every` steps, along half a cosine */
+} tlc_schedule_kind_t;
+
+typedef struct {
+    uint8_t kind;     /* tlc_schedule_kind_t */
+    uint32_t warm_up; /* steps over which the rate first rises from 0, linearly */
+    uint32_t every;
+    float factor;
+} tlc_schedule_t;
+
+typedef struct {
+    tlc_step_t step; /* learning_rate: the schedule's highest; `step` is counted by the device */
+    tlc_schedule_t schedule;
+    uint32_t batch; /* samples in a step, where updates are not interleaved */
+} tlc_learning_t;
+
 /* What a sample's output should have been. */
 typedef struct {
     uint32_t label;      /* the class */
@@ -81,6 +102,7 @@ typedef struct tlc_model {
     uint8_t input_count;
     uint8_t output_count;
     uint8_t param_count;
+    uint8_t has_velocities;         /* it can learn with momentum */
     const char *const *layer_names; /* (layer_count) */
     const tlc_tensor_t *inputs;     /* (input_count) */
     const tlc_tensor_t *outputs;    /* (output_count); outputs[0] is the smashed tensor of a split model */

@@ -192,19 +192,6 @@ TLC_MUST_CHECK tlc_status_t tlc_mse_f32(const tlc_mse_t *p, const int8_t *y, flo
 
 /* ---- the learning rate of a device that learns alone ---- */
 
-typedef enum {
-    TLC_SCHEDULE_CONSTANT = 0,
-    TLC_SCHEDULE_STEP = 1,   /* times `factor` after every `every` steps */
-    TLC_SCHEDULE_COSINE = 2, /* down to `factor` times the rate over `every` steps, along half a cosine */
-} tlc_schedule_kind_t;
-
-typedef struct {
-    uint8_t kind;     /* tlc_schedule_kind_t */
-    uint32_t warm_up; /* steps over which the rate first rises from 0, linearly */
-    uint32_t every;
-    float factor;
-} tlc_schedule_t;
-
 /* The rate of a step, from 1. */
 float tlc_rate_f32(const tlc_schedule_t *p, float rate, uint32_t step);
 

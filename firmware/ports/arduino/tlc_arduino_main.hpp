@@ -137,6 +137,10 @@ inline void tlc_arduino_setup(void *app) {
     settings.device.storage = tlc::storage(TLC_JOURNAL_SLOT_BYTES);
     settings.device.save_every = TLC_SAVE_EVERY;
     settings.device.max_gradient = TLC_MAX_GRADIENT;
+#ifdef TLC_LEARN_RATE
+    static const tlc_learning_t learning = TLC_LEARNING;
+    settings.device.learning = &learning;
+#endif
 #endif
     settings.layout = tlc::detail::layout;
     settings.memory = memory;

@@ -44,6 +44,8 @@
  *   int    tlc_twin_poll(void *memory, uint32_t now_ms)                         1: something was done, call again
  *   size_t tlc_twin_send(void *memory, uint8_t *bytes, size_t capacity)        device -> host; how many
  *   void   tlc_twin_sample(void *memory, const float *values)                  the next sample of its sensor
+ *   void   tlc_twin_label(void *memory, uint32_t label, const tlc_learning_t *how)
+ *                                                                              its class, and how to learn from it
  *   int    tlc_twin_result(void *memory, float *values, uint32_t capacity)     the last result's count, -1: none;
  *                                                                              taken once
  *
@@ -98,7 +100,9 @@ typedef struct {
     uint64_t ticks;
     float results[TLC_TWIN_RESULTS];
     int32_t result_count;
-    uint8_t has_sample;
+    uint8_t has_sample, has_label;
+    uint32_t label;
+    tlc_learning_t learning;
     flash_t flash;
 } twin_t;
 
@@ -202,6 +206,10 @@ static bool app_sample(void *app, tlc_sample_t *sample) {
         return false;
     }
     put(sample, (const float *)(const void *)part(twin, SAMPLE));
+    if (twin->has_label) {
+        tlc_sample_label(sample, twin->label);
+    }
+    twin->has_label = 0;
     twin->has_sample = 0;
     return true;
 }
@@ -320,6 +328,7 @@ static int start(void *memory, uint32_t boot, int standalone, uint8_t *flash, ui
         twin->flash.storage.self = &twin->flash;
         config.storage = &twin->flash.storage;
     }
+    config.learning = &twin->learning;
     config.sample = app_sample;
     config.result = app_result;
     config.app = twin;
@@ -461,6 +470,13 @@ EXPORT size_t tlc_twin_send(void *memory, uint8_t *bytes, size_t capacity) {
 EXPORT void tlc_twin_sample(void *memory, const float *values) {
     memcpy(part(memory, SAMPLE), values, part_bytes(SAMPLE));
     ((twin_t *)memory)->has_sample = 1;
+}
+
+EXPORT void tlc_twin_label(void *memory, uint32_t label, const tlc_learning_t *how) {
+    twin_t *twin = memory;
+    twin->label = label;
+    twin->has_label = 1;
+    twin->learning = *how;
 }
 
 EXPORT int tlc_twin_result(void *memory, float *values, uint32_t capacity) {

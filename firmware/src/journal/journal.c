@@ -9,6 +9,7 @@
 #include "delta.h"
 #include "tlc/bytes.h"
 #include "tlc/crc32.h"
+#include "tlc/train.h"
 
 #define WEAR_MAGIC 0x57434C54u  /* "TLCW" */
 #define ENTRY_MAGIC 0x4A434C54u /* "TLCJ" */
@@ -309,4 +310,5 @@ const tlc_keeper_t tlc_keeper = {
     .delta_decode = tlc_delta_decode,
     .check_gradient = tlc_check_gradient,
     .check_weights = tlc_check_weights,
+    .rate = tlc_rate_f32,
 };

@@ -33,6 +33,10 @@ uint32_t tlc_message_header_bytes(uint8_t type) {
         return TLC_BACKWARD_BYTES;
     case TLC_MSG_STEP:
         return TLC_STEP_BYTES;
+    case TLC_MSG_TRAIN:
+        return TLC_TRAIN_BYTES;
+    case TLC_MSG_TRAINED:
+        return TLC_TRAINED_BYTES;
     case TLC_MSG_GET_PARAMS:
     case TLC_MSG_PARAMS:
     case TLC_MSG_SET_PARAMS:

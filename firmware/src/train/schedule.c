@@ -4,7 +4,8 @@
 /* (1 + cos(pi t)) / 2 for t in [0, 1]: 1/2 -+ sin(...) / 2 by its Taylor polynomial around t = 1/2, to 3e-7. */
 static float half_wave(float t) {
     const float a = (t - 0.5f) * 3.14159274f, b = a * a; /* |a| <= pi / 2 */
-    float s = b * 2.75573188e-6f - 1.98412701e-4f;
+    float s = b * -2.50521079e-8f + 2.75573188e-6f;
+    s = s * b - 1.98412701e-4f;
     s = s * b + 8.33333377e-3f;
     s = s * b - 1.66666672e-1f;
     s = s * b + 1.0f;

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+
 #include "exp_f32.h"
 #include "log_f32.h"
 #include "tlc/train.h"
@@ -6,7 +8,7 @@
 tlc_status_t tlc_softmax_ce_f32(const tlc_softmax_ce_t *p, const int8_t *x, float *dx, const tlc_target_t *target,
                                 tlc_verdict_t *verdict) {
     const uint32_t label = target->label;
-    if (label >= p->classes) {
+    if (target->values != NULL || label >= p->classes) {
         return TLC_ERR_ARG;
     }
     int32_t most = INT8_MIN;
