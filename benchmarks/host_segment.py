@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host segment in TensorFlow against ONNX Runtime, on whole models: values, a training step, and its speed.
 
-    TLC_DATA=... python benchmarks/host_segment.py [NAME ...] [--samples 64] [--json]
+    TLC_DATA=... python benchmarks/host_segment.py [NAME ...] [--samples 512] [--json]
 
 ``TLC_DATA`` is a directory with ``models/**/*.onnx`` and ``*.tflite``; for some of them its data sets give the samples, for the rest they
 are drawn from a normal distribution. A ``.tflite`` is taken as tlc writes it into host.onnx: dequantized, in float.
@@ -29,9 +29,13 @@ from accuracy import CASES, load
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from tlc.graph import Graph, Tensor
 from tlc.learn import quiet_tensorflow
 
 BATCH = 16
+SMALL = 1500
+"""Values of an input; of larger ones at most 64 samples are taken. A network that is sure of most samples needs many, as its
+softmax shows a difference only where it is not."""
 FLOOR = float(np.finfo(np.float32).eps)
 """A step of float32 at one: of the largest value, half a step is the least error that is counted."""
 
@@ -49,18 +53,16 @@ def host_model(path: Path) -> bytes:
     return bytes(write_onnx(dequantized(canonicalize(read_model(path)))).SerializeToString())
 
 
-def dequantized(graph: Any) -> Any:
+def dequantized(graph: Graph) -> Graph:
     """An integer graph's reals, as a float graph."""
-    from tlc.learn.sensitivity import _reals
-
-    result = _reals(graph)
-    kept = []
-    for node in result.nodes:
-        if node.op == "quantize":
-            result.replace_uses(node.output, node.inputs[0])
-        else:
-            kept.append(node)
-    result.nodes = kept
+    result = graph.copy()
+    for name, tensor in graph.tensors.items():
+        if tensor.quant is not None:
+            data = None if tensor.data is None else tensor.quant.dequantize(tensor.data)
+            result.tensors[name] = Tensor(name, tensor.shape, "float32", None, data, tensor.origin)
+    for node in [node for node in result.nodes if node.op == "quantize"]:
+        result.replace_uses(node.output, node.inputs[0])
+        result.nodes.remove(node)
     return result
 
 
@@ -118,7 +120,7 @@ def measure(path: Path, root: Path, count: int) -> dict[str, Any]:
 
     model = host_model(path)
     shape = [d.dim_value for d in onnx.load_model_from_string(model).graph.input[0].type.tensor_type.shape.dim][1:]
-    x = samples(path.stem, shape, root, count)
+    x = samples(path.stem, shape, root, count if np.prod(shape) <= SMALL else min(count, 64))
     trainer = Trainer(model, Settings(), path.name)
     places = []
     for goal in dict.fromkeys((trainer.output, trainer.before)):
@@ -161,7 +163,7 @@ def main() -> None:
     """Prints a row a model; exit code 1 where one is beyond twice its own error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="models by file name without its ending")
-    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if "TLC_DATA" not in os.environ:

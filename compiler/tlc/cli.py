@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tlc import __version__
+from tlc.cli_runs import add_runs
 from tlc.errors import TlcError
 from tlc.extras import require
 from tlc.report import tables
@@ -892,6 +893,9 @@ class progress:
         if not self.silent:
             part = f" {100 * done // total}%" if total > 1 else ""
             click.echo(f"\r\033[K{what}{part} ...", nl=False, err=True)
+
+
+add_runs(cli, common, examples)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
