@@ -26,7 +26,7 @@ export CUDA_VISIBLE_DEVICES ?=
 # program=package
 SYSTEM := arm-none-eabi-gcc=gcc-arm-none-eabi riscv64-unknown-elf-gcc=gcc-riscv64-unknown-elf \
 	xtensa-lx106-elf-gcc=gcc-xtensa-lx106 qemu-system-arm=qemu-system-arm qemu-system-riscv32=qemu-system-misc \
-	cmake=cmake ninja=ninja-build gcc=gcc clang=clang clang-format=clang-format cppcheck=cppcheck
+	cmake=cmake ninja=ninja-build gcc=gcc clang=clang clang-format=clang-format cppcheck=cppcheck tshark=tshark
 # packages without a program of their own, known by a file
 LIBRARIES := /usr/lib/arm-none-eabi/newlib=libnewlib-arm-none-eabi \
 	/usr/lib/picolibc/riscv64-unknown-elf=picolibc-riscv64-unknown-elf \

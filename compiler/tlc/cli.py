@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tlc import __version__
+from tlc.cli_link import add_link
 from tlc.cli_runs import add_runs
 from tlc.errors import TlcError
 from tlc.extras import require
@@ -29,7 +30,7 @@ Command = Callable[..., Any]
 
 DEVICES = (
     "twin (the generated C in this process), native (the firmware as a process of this machine), emulator (the board's own), "
-    "/dev/tty..., or tcp://HOST:PORT."
+    "/dev/tty..., tcp://HOST:PORT, or listen://HOST:PORT (the device calls us there)."
 )
 
 
@@ -896,6 +897,7 @@ class progress:
 
 
 add_runs(cli, common, examples)
+add_link(cli, common, examples, DEVICES)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from tlc.errors import ToolchainError
 
 __all__ = ["EXTRAS", "require"]
 
-EXTRAS = {"cobs": "host", "serial": "host", "tensorflow": "train"}
+EXTRAS = {"cobs": "host", "serial": "host", "zeroconf": "host", "tensorflow": "train"}
 """Module → the extra of ours that brings it."""
 
 

@@ -17,6 +17,7 @@ from tlc import bundle as bundles
 from tlc.bundle import Bundle
 from tlc.data import InputSpec, count_samples, load_arrays, samples_for
 from tlc.errors import DataError, OutputError
+from tlc_host.capture import is_capturing
 from tlc_host.server_model import ServerModel
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ async def run_file(
     inputs = _raw_inputs(source, bundle) if raw else device_inputs(source, bundle)
     _check_writable(target)
     server = ServerModel(directory, trained=trained)
-    if device == "twin":  # without the link: the same C, many times faster
+    if device == "twin" and not is_capturing():  # without the link: the same C, many times faster
         from tlc.twin import kept_twin
 
         with kept_twin(directory) as twin:

@@ -248,6 +248,16 @@ class Session:
         """What the host's end of the link has seen."""
         return self._link.counters
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """What has not left or not arrived: bytes before the line, and messages that are not acknowledged."""
+        return (self._transport.backlog() if self._transport is not None else 0), self._link.unacknowledged
+
+    @property
+    def most_bytes(self) -> int:
+        """Largest bulk message that the device takes; 0 while there is no session."""
+        return self._link.peer_max_message
+
     # ---- calls ----
 
     async def forward(
