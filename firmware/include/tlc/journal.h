@@ -50,7 +50,7 @@ typedef enum {
 
 typedef struct {
     const tlc_storage_t *storage; /* NULL: nothing is kept */
-    uint32_t sequence;            /* of the newest entry, whoever's; 0: none */
+    uint32_t sequence;            /* of our newest entry, else of the newest, whoever's; 0: none */
     uint32_t step, bytes, crc;    /* of our newest entry */
     uint32_t wear[2];             /* erasures of each slot, as far as is known */
     uint32_t saves;               /* entries written since boot */

@@ -153,6 +153,8 @@ tlc_status_t tlc_journal_load(tlc_journal_t *journal, tlc_ctx_t *ctx, uint32_t *
         source_of(journal, slot, entries[slot].bytes, &source);
         if (tlc_delta_take(ctx, &source) && (source.crc ^ 0xFFFFFFFFu) == entries[slot].crc) {
             journal->newest = (uint8_t)slot;
+            journal->sequence = entries[slot].sequence; /* what is written next comes after this one, whatever a damaged
+                                                           entry said */
             journal->step = entries[slot].step;
             journal->bytes = entries[slot].bytes;
             journal->crc = entries[slot].crc;
