@@ -606,7 +606,8 @@ def train_command(
 ) -> None:
     """Train a device and the host's part of the network on a file.
 
-    What --train of `tlc compile` named learns on the device, the rest in TensorFlow; that goes to DIR/host.trained.onnx.
+    What --train of `tlc compile` named learns on the device, the rest in TensorFlow; that goes to DIR/host.trained.onnx. Where
+    the whole network is on the device (--cut none) and it computes its loss (--loss), it is sent samples and labels.
     """
     import asyncio
 
@@ -633,9 +634,8 @@ def train_command(
             tables.show_rounds(shown.rounds)
         tables.show_differences(f"what {device} has learned", result.learned)
         kept = "kept in its journal" if save else "until its next reset (--save keeps it)"
-        click.echo(
-            f"steps {result.first_step + 1} to {result.last_step} on {device}, {kept}; the host's part: {result.host}"
-        )
+        host = f"; the host's part: {result.host}" if result.host else ""
+        click.echo(f"steps {result.first_step + 1} to {result.last_step} on {device}, {kept}{host}")
 
 
 @cli.command(

@@ -13,29 +13,31 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlc.bundle import Bundle
-from tlc.errors import DataError, DeviceError, LinkError, ProtocolError
-from tlc.twin import Twin
+from tlc.errors import ConfigError, DataError, DeviceError, LinkError, ProtocolError
+from tlc.learning import Schedule
+from tlc.twin import OptimizerStep, Twin
 from tlc_host import messages as m
 from tlc_host import weights as coded
 from tlc_host.averaging import Weights
 from tlc_host.session import Session, SmashedReply
 from tlc_host.shards import Order, Shard
 
-__all__ = ["Cohort", "Device", "Left", "LinkDevice", "Member", "TwinDevice", "quantize_gradient"]
+__all__ = ["Cohort", "Device", "DeviceSteps", "Left", "LinkDevice", "Member", "TwinDevice", "quantize_gradient"]
 
 Int8 = NDArray[np.int8]
 Float = NDArray[np.float32]
 R = TypeVar("R")
 
 GRADIENTS = Literal["int8", "float32"]
+AT_ONCE = "it takes a step after every sample (--train-batch 1), but a batch holds several"
 SEED_STRIDE = 0x9E3779B1
 """Devices round differently, so that what rounding does to them averages out; the first one by the seed itself."""
 
@@ -59,6 +61,9 @@ class Device(Protocol):
     async def step(self, learning_rate: float) -> None:
         """T ← T − η · mean of the gradients since the last step, then they are forgotten."""
 
+    async def learn(self, samples: Shard, learning_rate: float) -> tuple[float, int]:
+        """Forward, backward and a step on samples whose loss the device computes: its mean, and how many were right."""
+
     async def get(self) -> Weights:
         """The learned tensors of T."""
 
@@ -70,6 +75,32 @@ class Device(Protocol):
 
     def traffic(self) -> tuple[int, int]:
         """Bytes that it sent and took so far."""
+
+
+class Told(TypedDict):
+    """Of a step, beside rate and seed."""
+
+    momentum: float
+    weight_decay: float
+    clip: float
+
+
+@dataclass(frozen=True)
+class DeviceSteps:
+    """What a device's steps are told beside the rate."""
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def rate(self, rate: float, step: int) -> float:
+        """The rate of a step, from 1."""
+        return self.schedule.rate(rate, step)
+
+    def told(self) -> Told:
+        """For :meth:`Session.step` and :meth:`Session.train`."""
+        return {"momentum": self.momentum, "weight_decay": self.weight_decay, "clip": self.clip}
 
 
 class LinkDevice:
@@ -85,6 +116,10 @@ class LinkDevice:
         seed: of the device's stochastic rounding.
         gradient: how gradients travel: ``int8`` with one scale a sample, or ``float32``.
         max_norm: a step whose mean gradient has a larger norm is refused; 0: the device's own bound.
+        told: momentum, decay, clipping, and the schedule of the rate.
+
+    A device that updates inside its backward pass has no gradients to keep: the one of a step's only sample is sent with
+    the step.
     """
 
     def __init__(
@@ -96,8 +131,12 @@ class LinkDevice:
         seed: int = 0,
         gradient: GRADIENTS = "int8",
         max_norm: float = 0.0,
+        told: DeviceSteps | None = None,
     ) -> None:
         self.session = session
+        self.told = told or DeviceSteps()
+        self._at_once = bool(session.hello.capabilities & m.Capability.AT_ONCE)
+        self._lesson: tuple[SmashedReply, Int8 | Float, float] | None = None
         self.name = session.name
         self.bundle = bundle
         self.directory = directory
@@ -136,7 +175,13 @@ class LinkDevice:
                 await self._pass(self._inputs[i], keep=True)
             if self._held is None:
                 raise DeviceError("it holds no forward pass", where=self.name)
-            if self.gradient == "int8":
+            if self._at_once:
+                q, scale = quantize_gradient(sample)
+                whole = np.ascontiguousarray(sample, np.float32)
+                if self._lesson is not None:
+                    raise ConfigError(AT_ONCE, where=self.name, remedy="train with --batch 1, or compile again")
+                self._lesson = (self._held, *((q, scale) if self.gradient == "int8" else (whole, 1.0)))
+            elif self.gradient == "int8":
                 q, scale = quantize_gradient(sample)
                 await self.session.backward(self._held, q, scale=scale, step=self.steps + 1)
             else:
@@ -146,8 +191,39 @@ class LinkDevice:
 
     async def step(self, learning_rate: float) -> None:
         """As of :class:`Device`."""
-        await self.session.step(self.steps + 1, learning_rate, self.seed, max_norm=self.max_norm)
+        number = self.steps + 1
+        rate = self.told.rate(learning_rate, number)
+        if self._at_once:
+            lesson, self._lesson = self._lesson, None
+            if lesson is None:
+                raise DeviceError("a step without a gradient", where=self.name)
+            reply, gradient, scale = lesson
+            await self.session.train(
+                reply, gradient, number, rate, self.seed, scale=scale, max_norm=self.max_norm, **self.told.told()
+            )
+        else:
+            await self.session.step(number, rate, self.seed, max_norm=self.max_norm, **self.told.told())
         self.steps += 1
+
+    async def learn(self, samples: Shard, learning_rate: float) -> tuple[float, int]:
+        """As of :class:`Device`."""
+        if self._at_once and len(samples) > 1:
+            raise ConfigError(AT_ONCE, where=self.name, remedy="train with --batch 1, or compile again")
+        total, correct = 0.0, 0
+        number = self.steps + 1
+        rate = self.told.rate(learning_rate, number)
+        for i, label in enumerate(samples.labels):
+            await self._pass(samples.inputs[i], keep=True)
+            assert self._held is not None
+            last = number if i == len(samples) - 1 else None
+            done = await self.session.train(
+                self._held, int(label), last, rate, self.seed, max_norm=self.max_norm, **self.told.told()
+            )
+            self._held = None
+            total += done.loss
+            correct += done.predicted == int(label)
+        self.steps += 1
+        return total / len(samples), correct
 
     async def get(self) -> Weights:
         """As of :class:`Device`."""
@@ -157,6 +233,7 @@ class LinkDevice:
 
     async def set(self, weights: Weights) -> None:
         """As of :class:`Device`."""
+        self._lesson = None
         if (await self.session.stats()).samples:  # gradients of a step that never came
             await self.session.step(self.steps + 1, 0.0, self.seed)
         if self.directory is not None:
@@ -179,8 +256,20 @@ class TwinDevice:
     Its traffic counts payloads only: a batch's tensors once each way, parameters whole.
     """
 
-    def __init__(self, twin: Twin, name: str = "twin", *, seed: int = 0, gradient: GRADIENTS = "int8") -> None:
+    def __init__(
+        self,
+        twin: Twin,
+        name: str = "twin",
+        *,
+        seed: int = 0,
+        gradient: GRADIENTS = "int8",
+        told: DeviceSteps | None = None,
+    ) -> None:
         self.twin = twin
+        self.told = told or DeviceSteps()
+        learning = twin.bundle.learning
+        self._at_once = learning is not None and learning.interleaved
+        self._lesson: Float | None = None
         self.name = name
         self.seed = seed
         self.gradient = gradient
@@ -207,15 +296,50 @@ class TwinDevice:
             if self.gradient == "int8":
                 q, scale = quantize_gradient(given)
                 given = np.float32(scale) * q.astype(np.float32)
-            self.twin.backward(given)
+            if self._at_once:
+                if self._lesson is not None:
+                    raise ConfigError(AT_ONCE, where=self.name, remedy="train with --batch 1, or compile again")
+                self._lesson = given
+            else:
+                self.twin.backward(given)
             self._down += given.size * (1 if self.gradient == "int8" else 4)
         self._samples += len(gradient)
 
     async def step(self, learning_rate: float) -> None:
         """As of :class:`Device`."""
-        self.twin.update(learning_rate, self.steps + 1, self.seed)
+        told = self._step(learning_rate)
+        if self._at_once:
+            lesson, self._lesson = self._lesson, None
+            if lesson is None:
+                raise DeviceError("a step without a gradient", where=self.name)
+            self.twin.backward(lesson, told)
+        else:
+            self.twin.update(told.learning_rate, told.step, told.seed, **self.told.told())
         self.steps += 1
         self._samples = 0
+
+    def _step(self, learning_rate: float) -> OptimizerStep:
+        number, told = self.steps + 1, self.told
+        rate = told.rate(learning_rate, number)
+        return OptimizerStep(rate, number, self.seed, told.momentum, told.weight_decay, told.clip, 0.0)
+
+    async def learn(self, samples: Shard, learning_rate: float) -> tuple[float, int]:
+        """As of :class:`Device`."""
+        if self._at_once and len(samples) > 1:
+            raise ConfigError(AT_ONCE, where=self.name, remedy="train with --batch 1, or compile again")
+        await asyncio.sleep(0)
+        total, correct = 0.0, 0
+        told = self._step(learning_rate)
+        for i, label in enumerate(samples.labels):
+            self.twin.forward(samples.inputs[i : i + 1])
+            loss, predicted = self.twin.learn(int(label), told if self._at_once else None)
+            total += loss
+            correct += predicted == int(label)
+            self._down += samples.inputs[i].nbytes
+        if not self._at_once:
+            self.twin.update(told.learning_rate, told.step, told.seed, **self.told.told())
+        self.steps += 1
+        return total / len(samples), correct
 
     async def get(self) -> Weights:
         """As of :class:`Device`."""
@@ -225,7 +349,8 @@ class TwinDevice:
 
     async def set(self, weights: Weights) -> None:
         """As of :class:`Device`."""
-        if self._samples:
+        self._lesson = None
+        if self._samples and not self._at_once:
             self.twin.update(0.0, self.steps + 1, self.seed)
             self._samples = 0
         raw = coded.pack(self.twin.bundle, weights)

@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc import bundle as bundles
-from tlc.errors import DataError, DeviceReset, LinkError, TlcError
+from tlc.bundle import Bundle
+from tlc.errors import ConfigError, DataError, DeviceReset, LinkError, TlcError
 from tlc.extras import require
-from tlc_host.algorithms.base import Event
-from tlc_host.cohort import Cohort, Device, LinkDevice
-from tlc_host.config import Plan, plan
+from tlc.learning import Schedule
+from tlc_host.algorithms import ALGORITHMS
+from tlc_host.algorithms.base import Event, judges
+from tlc_host.algorithms.local import Local
+from tlc_host.cohort import Cohort, Device, DeviceSteps, LinkDevice
+from tlc_host.config import DEFAULT, Plan, plan
 from tlc_host.devices import open_device
 from tlc_host.loop import Loop
 from tlc_host.server_model import ServerModel
@@ -103,9 +107,19 @@ def prepare_shards(training: Training, server: ServerModel, count: int) -> list[
         ConfigError: the algorithm cannot work with this project.
         DataError: the file does not fit.
     """
-    require("tensorflow")
+    if server.bundle.split:
+        require("tensorflow")
     algorithm = training.plan.algorithm
     algorithm.require(server.bundle, str(server.directory))
+    learning = server.bundle.learning
+    if learning is not None and learning.interleaved and training.plan.settings.batch != 1:
+        raise ConfigError(
+            f"the device takes a step after every sample (--train-batch 1), but a batch is {training.plan.settings.batch}",
+            where="--batch",
+            remedy="give --batch 1, or compile with --train-batch many",
+        )
+    if learning is not None and not learning.momentum and training.plan.settings.device_momentum:
+        raise ConfigError("the device keeps no velocities", where="device_momentum", remedy="compile with --momentum")
     whole = load_shard(training.data, server.bundle)
     server.check_labels(whole.labels, str(training.data))
     if len(whole) < count:
@@ -120,8 +134,9 @@ def link_devices(
 ) -> list[LinkDevice]:
     """Sessions as an algorithm's devices; those of one name are numbered."""
     bundle = bundles.load(directory)
+    told = device_steps(plan)
     found = [
-        LinkDevice(session, bundle, directory, gradient=plan.settings.gradient, max_norm=max_norm)
+        LinkDevice(session, bundle, directory, gradient=plan.settings.gradient, max_norm=max_norm, told=told)
         for session in sessions
     ]
     names = [device.name for device in found]
@@ -129,6 +144,24 @@ def link_devices(
         if names.count(device.name) > 1:
             device.name = f"{names[number]} #{number + 1}"
     return found
+
+
+def device_steps(plan: Plan) -> DeviceSteps:
+    """What the settings say of the devices' steps."""
+    settings = plan.settings
+    steps = settings.rounds * settings.batches
+    every = -(-steps // 3) if settings.device_schedule == "step" else max(1, steps - settings.device_warm_up)
+    factor = 0.5 if settings.device_schedule == "step" else 0.0
+    schedule = Schedule(settings.device_schedule, settings.device_warm_up, every, factor)
+    return DeviceSteps(settings.device_momentum, settings.device_decay, settings.device_clip, schedule)
+
+
+def fitting(plan: Plan, bundle: Bundle) -> Plan:
+    """The plan; but where the whole network is on the device, and it computes its loss itself, local learning in the
+    place of the default."""
+    if bundle.split or not judges(bundle) or plan.algorithm is not ALGORITHMS[DEFAULT]:
+        return plan
+    return Plan(Local, Local.Settings.model_validate(plan.settings.model_dump()))
 
 
 def assemble(plan: Plan, server: ServerWorker, devices: Sequence[Device], shards: Sequence[Shard]) -> Loop:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tlc_host import messages as m
 from tlc_host import weights
 from tlc_host.algorithms.base import Event, RoundDone
 from tlc_host.devices import open_device
-from tlc_host.serve import Training, assemble, link_devices, prepare_shards
+from tlc_host.serve import Training, assemble, fitting, link_devices, prepare_shards
 from tlc_host.server_model import TRAINED_FILE, ServerModel
 from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session
@@ -91,6 +91,7 @@ async def train(
     if not 0 < max_norm < math.inf:
         raise ConfigError(f"the bound must be positive, but is {max_norm}", where="--max-norm", remedy="try 1000")
     server = ServerModel(directory, trained=resume)
+    training = replace(training, plan=fitting(training.plan, server.bundle))
     shards = prepare_shards(training, server, 1)
     losses: list[float] = []
     accuracies: list[float] = []
@@ -99,7 +100,7 @@ async def train(
         if save:
             weights.require_journal(session)
         first = session.hello.last_step
-        if first and not resume:
+        if first and not resume and server.bundle.split:
             say(f"{device} has learned up to step {first}; the host segment begins anew (--resume goes on with both)")
         before = await weights.pull(session, server.bundle, directory)
         (link,) = link_devices([session], directory, training.plan, max_norm=max_norm)
@@ -122,7 +123,7 @@ async def train(
                 raise
             raise _diverged(error.rule, session) from None
         learned = weights.differences(server.bundle, await weights.pull(session, server.bundle, directory), before)
-        host = _keep_host(directory, server)
+        host = _keep_host(directory, server) if server.bundle.split else None
         saved = await session.save() if save else False
         journal = asdict(await session.journal())
         last = link.steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from command_line import succeeds, tlc
 from tlc.builder import Builder
 from tlc.errors import DeviceError
 from tlc.frontends.onnx_writer import write_onnx
@@ -265,3 +267,76 @@ def test_rates() -> None:
     assert cosine.rate(1.0, 100000) == pytest.approx(0.1)
     steps = Schedule("step", every=10, factor=0.5)
     assert [steps.rate(0.8, step) for step in (1, 10, 11, 31)] == pytest.approx([0.8, 0.8, 0.4, 0.1])
+
+
+def refused_by(*arguments: object) -> str:
+    """What the command line says on one line, without a traceback."""
+    done = tlc(*arguments)
+    assert done.code in (1, 2) and done.out == "", done
+    assert done.err.count("\n") == 1 and "Traceback" not in done.err, done.err
+    return done.err
+
+
+# ---- algorithms and the command line ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lessons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes that differ by which quarter of the image is bright."""
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 4, 240)
+    x = rng.standard_normal((240, 6, 6, 1)).astype(np.float32) * 0.4
+    for image, label in zip(x, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        image[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] += 1.0
+    path = tmp_path_factory.mktemp("lessons") / "lessons.npz"
+    np.savez(path, x=x, y=labels)
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_tlc_train_without_a_host_segment(batch: int, at_once: Path, summing: Path, lessons: Path) -> None:
+    """The device is sent samples and labels, and learns what they have in common."""
+    project = at_once if batch == 1 else summing
+    options = ["--set", "device_momentum=0.5", "--set", "device_clip=1.0"] if batch == 1 else []
+    options += ["--set", "device_schedule=cosine", "--set", "device_warm_up=5"]
+    batches = 160 // batch * 2
+    arguments = ("--batch", batch, "--batches", batches, "--rounds", 3, "--lr", 0.02 * batch, *options, "--json")
+    done = succeeds("train", project, "--data", lessons, *arguments)
+    result = json.loads(done.out)
+    assert result["algorithm"] == "local" and result["host"] is None
+    assert result["last_step"] == 3 * batches
+    assert result["accuracies"][-1] > 0.85 > 0.5 > result["accuracies"][0] or result["accuracies"][-1] > 0.95
+    assert result["losses"][-1] < 0.5 * result["losses"][0]
+
+
+def test_settings_that_the_project_cannot_follow(at_once: Path, summing: Path, lessons: Path, tmp_path: Path) -> None:
+    text = refused_by("train", at_once, "--data", lessons)
+    assert "takes a step after every sample" in text and "--batch 1" in text
+    text = refused_by("train", summing, "--data", lessons, "--set", "device_momentum=0.9")
+    assert "keeps no velocities" in text and "--momentum" in text
+    plain = compiled(tmp_path, Learning())
+    assert "compiled without a loss" in refused_by("train", plain, "--data", lessons, "--algorithm", "local")
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, x=np.zeros((3, 6, 6, 1), np.float32), y=[0, 1, 4])
+    assert "labels run from 0 to 4, but the network has 4 classes" in refused_by("train", summing, "--data", wrong)
+
+
+def test_options_that_do_not_fit_together(at_once: Path, tmp_path: Path) -> None:
+    model = at_once.parent / "small.onnx"
+    compile_to = ("compile", model, "--board", "qemu-m4", "--out", tmp_path / "out")
+    text = refused_by(*compile_to, "--cut", "conv2d_out", "--train", "full", "--loss", "softmax-ce")
+    assert "that is on the host" in text and "--cut none" in text
+    assert "nothing learns" in refused_by(*compile_to, "--cut", "none", "--loss", "mse")
+    assert "not one of" in refused_by(*compile_to, "--cut", "none", "--train", "full", "--loss", "hinge")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_device_that_updates_at_once(tmp_path: Path, lessons: Path) -> None:
+    """By vanilla split learning, over the link: the device's step carries the gradient."""
+    pytest.importorskip("tensorflow")
+    project = compiled(tmp_path, Learning("1", momentum=True, feedback=True), cut="first")
+    arguments = ("--batch", 1, "--batches", 20, "--set", "device_momentum=0.9", "--json")
+    done = succeeds("train", project, "--data", lessons, *arguments)
+    result = json.loads(done.out)
+    assert result["last_step"] == 20 and any(row["changed"] for row in result["learned"])

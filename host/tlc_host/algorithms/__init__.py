@@ -11,6 +11,7 @@ from tlc_host.algorithms.epsl import EPSL
 from tlc_host.algorithms.fedasync import FedAsync
 from tlc_host.algorithms.fedavg import FedAvg
 from tlc_host.algorithms.fedprox import FedProx
+from tlc_host.algorithms.local import Local
 from tlc_host.algorithms.psl import PSL
 from tlc_host.algorithms.splitfed_v1 import SplitFedV1
 from tlc_host.algorithms.splitfed_v2 import SplitFedV2
@@ -20,7 +21,7 @@ __all__ = ["ALGORITHMS", "find"]
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm
-    for algorithm in (VSL, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2, FedAvg, FedProx, FedAsync)
+    for algorithm in (VSL, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2, FedAvg, FedProx, FedAsync, Local)
 }
 """By the names that ``--algorithm`` takes."""
 

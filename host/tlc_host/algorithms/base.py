@@ -60,6 +60,23 @@ class Settings(BaseModel):
     gradient: Literal["int8", "float32"] = Field(
         "int8", description="How gradients go to a device: int8 with one scale a sample, or as they are."
     )
+    device_momentum: float = Field(
+        0.0, ge=0, lt=1, description="Momentum of the devices; above 0 for projects compiled with --momentum."
+    )
+    device_decay: float = Field(
+        0.0, ge=0, lt=math.inf, description="Weight decay of the devices' weights; biases have none."
+    )
+    device_clip: float = Field(
+        0.0,
+        ge=0,
+        lt=math.inf,
+        description="Norm to which a longer mean gradient of a tensor is scaled down on devices; 0: none.",
+    )
+    device_schedule: Literal["constant", "step", "cosine"] = Field(
+        "constant",
+        description="The devices' rate from step to step: `step` halves it after every third of the steps, `cosine` takes it to 0.",
+    )
+    device_warm_up: int = Field(0, ge=0, description="Steps over which the devices' rate first rises from 0.")
     requantize: Requantize = Field(
         "feedback",
         description="How averages of int8 tensors become int8: `feedback` adds what rounding took away to the next average, "
@@ -185,6 +202,12 @@ class Algorithm(ABC):
         """
         if not bundle.learned:
             raise ConfigError("nothing learns on the device", where=where, remedy="compile with --train last")
+        if not bundle.split and not judges(bundle):
+            raise ConfigError(
+                "the whole network is on the device, which was compiled without a loss",
+                where=where,
+                remedy="compile with --loss softmax-ce, or with another --cut",
+            )
 
     @abstractmethod
     async def round(self) -> None:
@@ -321,12 +344,17 @@ class Federated(Algorithm):
         tally = Tally()
         for _ in range(batches):
             await self.local_step(member, tally, batch or self.settings.batch, lr or self.settings.lr)
-        await self.server.discard()
+        if self.bundle.split:
+            await self.server.discard()
         await self.report(tally, member)
 
     async def local_step(self, member: Member, tally: Tally, b: int, lr: float) -> None:
         """One of them: T_n ← T_n − η ∇ mean loss."""
         chosen = member.draw(b)
+        if judges(self.bundle):
+            loss, correct = await member.device.learn(chosen, lr)
+            tally.add(loss, correct, b)
+            return
         size = 1 if self.settings.exchange == "sample" else b
         for first in range(0, b, size):
             part = chosen.take(np.arange(first, min(first + size, b)))
@@ -340,6 +368,11 @@ class Federated(Algorithm):
         loss, error = cross_entropy(logits, part.labels)
         tally.add(float(loss.mean()), int((logits.argmax(1) == part.labels).sum()), len(part))
         return await self.server.backward(z, error, logits=True)
+
+
+def judges(bundle: Bundle) -> bool:
+    """Whether the device computes the loss."""
+    return bundle.learning is not None and bundle.learning.loss != "none"
 
 
 def steps_of(members: Iterable[Member]) -> int:
