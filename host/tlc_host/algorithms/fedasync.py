@@ -6,7 +6,8 @@ version t, the server mixes
 
     T ← (1 − α_t) T + α_t T_n,    α_t = α (1 + t − τ)^−a
 
-A round ends after as many updates as there are devices. Who is still training then goes on in the next one.
+A round ends after as many updates as there are devices. Who is still training then goes on in the next one. The order is that in which
+updates arrive: unlike the other algorithms, two runs with one seed differ.
 """
 
 from __future__ import annotations

@@ -1,0 +1,479 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The algorithms on twins: each learns, and where two are the same by definition they do the same, bit for bit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tlc.builder import Builder
+from tlc.errors import ConfigError, DeviceError, DeviceReset, LinkError
+from tlc.frontends.onnx_writer import write_onnx
+from tlc.ops.base import Activation
+from tlc.pipeline import Options, compile_model
+from tlc.twin import TwinLibrary
+from tlc_host.algorithms import ALGORITHMS
+from tlc_host.algorithms.base import BatchDone, RoundDone
+from tlc_host.cohort import Cohort, LinkDevice, TwinDevice
+from tlc_host.config import plan
+from tlc_host.loop import Loop
+from tlc_host.serve import assemble
+from tlc_host.server_model import ServerModel
+from tlc_host.server_worker import ServerWorker
+from tlc_host.session import Session
+from tlc_host.shards import Shard, deal, load_shard
+from tlc_host.transports.memory import MemoryTransport
+
+pytest.importorskip("tensorflow", reason="the host segment trains in TensorFlow: pip install 'tlc[train]'")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """scikit-learn's digits, and a dense network in two projects: cut in the middle, and before its softmax."""
+    from sklearn.datasets import load_digits
+
+    root = tmp_path_factory.mktemp("algorithms")
+    digits = load_digits()
+    x, y = (digits.images / 16.0).astype(np.float32).reshape(-1, 64), digits.target
+    np.savez(root / "data.npz", x_train=x[:1200], y_train=y[:1200], x_test=x[1200:], y_test=y[1200:])
+    net = Builder("digits", (1, 64), seed=3)
+    middle = net.dense(24, activation=Activation.RELU)
+    last = net.dense(10)
+    net.softmax()
+    model = root / "digits.onnx"
+    model.write_bytes(write_onnx(net.graph()).SerializeToString())
+    for name, cut in (("split", middle), ("logits", last)):
+        compile_model(Options(model, "native", root / name, cut=cut, calib=root / "data.npz", train="full"))
+    return root
+
+
+class Outcome:
+    """What a run left."""
+
+    def __init__(self, loop: Loop, server: ServerModel, events: list[Any]) -> None:
+        self.loop = loop
+        self.parts = [member.kept for member in loop.cohort.members]
+        self.host = server.weights()
+        self.rounds = [event for event in events if isinstance(event, RoundDone)]
+        self.batches = [event for event in events if isinstance(event, BatchDone)]
+
+    def same(self, other: Outcome, *, last: bool = False) -> None:
+        """Device parts (or the one that was handed on last) and host segments are equal bit for bit."""
+        for one, two in list(zip(self.parts, other.parts, strict=True))[-1 if last else 0 :]:
+            assert one is not None and two is not None
+            for name in one:
+                np.testing.assert_array_equal(one[name], two[name])
+        assert self.host.keys() == other.host.keys()
+        for name, value in self.host.items():
+            np.testing.assert_array_equal(value, other.host[name])
+
+
+def twins(project: Path, count: int) -> list[TwinDevice]:
+    library = TwinLibrary(project)
+    return [TwinDevice(library.create(number + 1), f"twin {number + 1}") for number in range(count)]
+
+
+MODELS: dict[Path, tuple[ServerModel, dict[str, Any]]] = {}
+
+
+def fresh(project: Path) -> ServerModel:
+    """A host segment as it was compiled; TensorFlow's functions are built once for all tests."""
+    if project not in MODELS:
+        model = ServerModel(project)
+        model.weights()
+        MODELS[project] = model, model.snapshot()
+    model, start = MODELS[project]
+    model.restore(start)
+    return model
+
+
+def run(
+    project: Path,
+    devices: int | list[Any],
+    *,
+    how: str = "turns",
+    before: Callable[[Loop], None] = lambda loop: None,
+    watch: Callable[[Loop, Any], None] = lambda loop, event: None,
+    **settings: Any,
+) -> Outcome:
+    async def inside() -> Outcome:
+        server = fresh(project)
+        parts = twins(project, devices) if isinstance(devices, int) else devices
+        whole = load_shard(project.parent / "data.npz", server.bundle)
+        common = {"batches": 4, "batch": 4, "lr": 0.1, "seed": 5, "exchange": "batch"}
+        chosen = plan({**common, **settings})
+        events = []
+        async with ServerWorker(server) as worker:
+            shards = deal(whole, len(parts), how, seed=1)  # type: ignore[arg-type]
+            loop = assemble(chosen, worker, parts, shards)
+            before(loop)
+            async for event in loop.events():
+                events.append(event)
+                watch(loop, event)
+        return Outcome(loop, server, events)
+
+    return asyncio.run(asyncio.wait_for(inside(), 60))
+
+
+def accuracy(project: Path, outcome: Outcome, server: ServerModel | None = None) -> float:
+    """Of the first device's part with the host segment, on the test part."""
+    model = server or outcome.loop.algorithm.server.model
+    test = load_shard(project.parent / "data.npz", model.bundle, "test")
+    twin = TwinLibrary(project).create()
+    from tlc_host.weights import pack
+
+    part = outcome.parts[0]
+    assert part is not None
+    twin.set_params(pack(twin.bundle, part))
+    return float((model.infer(twin.forward(test.inputs)[0])[0].argmax(1) == test.labels).mean())
+
+
+# ---- identities ----
+
+
+@pytest.mark.parametrize("exchange", ["sample", "batch"])
+def test_epsl_without_aggregation_is_psl(root: Path, exchange: str) -> None:
+    psl = run(root / "split", 3, algorithm="psl", rounds=2, exchange=exchange)
+    run(root / "split", 3, algorithm="epsl", phi=0.0, rounds=2, exchange=exchange).same(psl)
+
+
+def test_one_cluster_is_edgesplit(root: Path) -> None:
+    one = run(root / "split", 3, algorithm="edgesplit", rounds=2)
+    run(root / "split", 3, algorithm="cpsl", clusters=1, rounds=2).same(one)
+
+
+def test_clusters_of_one_are_vanilla(root: Path) -> None:
+    one = run(root / "split", 3, algorithm="vsl", rounds=2)
+    run(root / "split", 3, algorithm="cpsl", clusters=3, rounds=2).same(one, last=True)
+
+
+@pytest.mark.parametrize("name", ["splitfed-v1", "splitfed-v2", "psl", "edgesplit"])
+def test_with_one_device_it_is_vanilla(root: Path, name: str) -> None:
+    run(root / "split", 1, algorithm=name, rounds=2).same(run(root / "split", 1, algorithm="vsl", rounds=2))
+
+
+def test_fedprox_without_its_term_is_fedavg(root: Path) -> None:
+    one = run(root / "logits", 3, algorithm="fedavg", rounds=2)
+    run(root / "logits", 3, algorithm="fedprox", mu=0.0, prox_every=2, rounds=2).same(one)
+
+
+def test_an_async_update_of_one_device_is_its_own(root: Path) -> None:
+    """At alpha 1 the only device's update is T; SGD goes on as if nobody had asked."""
+    one = run(root / "logits", 1, algorithm="fedavg", rounds=3)
+    run(root / "logits", 1, algorithm="fedasync", alpha=1.0, rounds=3).same(one)
+
+
+@pytest.mark.parametrize("name", ["vsl", "epsl", "splitfed-v1", "fedavg"])
+def test_twice_is_the_same(root: Path, name: str) -> None:
+    project = root / ("logits" if name.startswith("fed") else "split")
+    run(project, 3, algorithm=name, rounds=2).same(run(project, 3, algorithm=name, rounds=2))
+
+
+# ---- what they are for ----
+
+
+@pytest.mark.parametrize("name", ["vsl", "psl", "epsl", "edgesplit", "cpsl", "splitfed-v1", "splitfed-v2"])
+def test_split_learning_learns(root: Path, name: str) -> None:
+    outcome = run(root / "split", 3, algorithm=name, rounds=3, batches=25, batch=8, lr=0.3)
+    assert len(outcome.rounds) == 3 and outcome.rounds[2].loss < 0.6 * outcome.rounds[0].loss
+    assert accuracy(root / "split", outcome) > (0.6 if name == "epsl" else 0.8)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedasync"])
+def test_federated_learning_learns(root: Path, name: str) -> None:
+    outcome = run(root / "logits", 3, algorithm=name, rounds=3, batches=25, batch=8, lr=0.3)
+    assert outcome.rounds[2].loss < 0.6 * outcome.rounds[0].loss
+    assert accuracy(root / "logits", outcome) > 0.75
+
+
+def test_the_frozen_host_segment_stays(root: Path) -> None:
+    outcome = run(root / "split", 2, algorithm="fedavg", rounds=2)
+    for name, value in fresh(root / "split").weights().items():
+        np.testing.assert_array_equal(outcome.host[name], value)
+
+
+def test_averages_are_equal_and_between(root: Path) -> None:
+    outcome = run(root / "split", 3, algorithm="edgesplit", rounds=1)
+    first, *rest = outcome.parts
+    for other in rest:
+        for name in other:
+            np.testing.assert_array_equal(first[name], other[name])
+
+
+def test_backward_rows_fall_with_the_devices(root: Path) -> None:
+    rows = {
+        (phi, count): run(root / "split", count, algorithm="epsl", phi=phi, rounds=1)
+        .rounds[0]
+        .metrics["server_backward_rows"]
+        for phi in (0.0, 0.5, 1.0)
+        for count in (1, 4)
+    }
+    assert rows[0.0, 4] == 4 * rows[1.0, 4] == 4 * rows[1.0, 1] == 4 * 16
+    assert rows[0.5, 4] == 16 / 2 + 4 * 16 / 2
+
+
+def test_aggregated_gradients_of_equal_devices_are_their_own(root: Path) -> None:
+    """Devices with the same samples send the same: the mean of gradients is each one's, at each one's smashed data."""
+
+    def alike(loop: Loop) -> None:
+        for member in loop.cohort.members:
+            member.shard = loop.cohort.members[0].shard
+            member.order = type(member.order)(len(member.shard), 5, 0)
+            member.device.seed = 5
+
+    aggregated = run(root / "split", 3, algorithm="epsl", phi=1.0, rounds=1, before=alike)
+    apart = run(root / "split", 3, algorithm="psl", rounds=1, before=alike)
+    assert aggregated.rounds[0].loss == pytest.approx(apart.rounds[0].loss, rel=1e-3)
+    for name, value in aggregated.host.items():
+        np.testing.assert_allclose(value, apart.host[name], rtol=2e-3, atol=2e-4)
+
+
+def test_the_proximal_term_holds_back(root: Path) -> None:
+    def drift(mu: float) -> float:
+        first = TwinLibrary(root / "logits").create().params()
+        outcome = run(root / "logits", 2, algorithm="fedprox", mu=mu, prox_every=2, rounds=1, batches=8)
+        return sum(float(np.abs(outcome.parts[0][name] - first[name].astype(float)).sum()) for name in first)
+
+    assert drift(20.0) < 0.7 * drift(0.0)
+
+
+def test_a_staler_update_weighs_less(root: Path) -> None:
+    slow: list[float] = []
+
+    class Slow(TwinDevice):
+        async def step(self, learning_rate: float) -> None:
+            for _ in range(60):  # turns of the event loop
+                await asyncio.sleep(0)
+            await super().step(learning_rate)
+
+    devices = [*twins(root / "logits", 2), Slow(TwinLibrary(root / "logits").create(9), "slow")]
+    outcome = run(root / "logits", devices, algorithm="fedasync", rounds=3, watch=lambda loop, e: slow.append(e.loss))
+    assert any(done.metrics["staleness"] > 0.5 for done in outcome.rounds)
+    devices_of = {batch.device for batch in outcome.batches}
+    assert {0, 1} <= devices_of
+
+
+# ---- over the link ----
+
+
+@pytest.mark.parametrize("exchange", ["sample", "batch"])
+@pytest.mark.parametrize("name", ["epsl", "splitfed-v2"])
+def test_the_link_changes_nothing(root: Path, name: str, exchange: str) -> None:
+    """Twins called directly, and over the link: the same integers."""
+    project = root / "split"
+    settings = {"algorithm": name, "rounds": 2, "batches": 3, "exchange": exchange}
+    direct = run(project, 2, **settings)
+
+    async def linked() -> Outcome:
+        library, server = TwinLibrary(project), fresh(project)
+        events, sessions = [], []
+        for number in range(2):
+            twin = library.create(number + 1)
+
+            async def opener(twin: Any = twin) -> MemoryTransport:
+                return MemoryTransport(twin.receive, twin.send, twin.poll)
+
+            sessions.append(await Session.connect(opener, bytes.fromhex(library.bundle.hash), name=f"twin {number}"))
+        try:
+            async with ServerWorker(server) as worker:
+                devices = [LinkDevice(session, library.bundle, project) for session in sessions]
+                chosen = plan({"batch": 4, "lr": 0.1, "seed": 5, **settings})
+                whole = load_shard(project.parent / "data.npz", server.bundle)
+                loop = assemble(chosen, worker, devices, deal(whole, 2))
+                async for event in loop.events():
+                    events.append(event)
+        finally:
+            for session in sessions:
+                await session.close()
+        return Outcome(loop, server, events)
+
+    through = asyncio.run(asyncio.wait_for(linked(), 60))
+    through.same(direct)
+    assert through.rounds[0].bytes_up > 3 * 4 * 24 and through.rounds[0].slowest
+
+
+# ---- who is left out ----
+
+
+class Faulty(TwinDevice):
+    """Fails, or never answers, in its n-th forward pass; an error clears with ``recover``."""
+
+    def __init__(self, project: Path, name: str, at: int, error: Exception | None) -> None:
+        super().__init__(TwinLibrary(project).create(99), name)
+        self.at, self.error, self.calls, self.recovered = at, error, 0, 0
+        self.released = asyncio.Event()
+
+    async def forward(self, x: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.at:
+            if self.error is not None:
+                raise self.error
+            await self.released.wait()
+        return await super().forward(x)
+
+    async def recover(self) -> None:
+        self.recovered += 1
+
+
+FAULTS = [
+    LinkError("the line broke", where="bad"),
+    DeviceReset("restarted", where="bad"),
+    DeviceError("STATE", where="bad"),
+]
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("name", ["psl", "epsl", "edgesplit", "cpsl", "splitfed-v1", "splitfed-v2", "fedavg"])
+def test_a_drop_out_ends_no_round(root: Path, name: str, error: Exception) -> None:
+    project = root / ("logits" if name.startswith("fed") else "split")
+    bad = Faulty(project, "bad", 3, error)
+    outcome = run(project, [*twins(project, 2), bad], algorithm=name, rounds=2)
+    if name == "splitfed-v2" and isinstance(error, DeviceReset):
+        assert not outcome.rounds[0].left_out and bad.recovered  # its turn is done again from where both sides agreed
+        return
+    first, second = outcome.rounds
+    assert [left.name for left in first.left_out] == ["bad"] and error.rule in first.left_out[0].reason  # type: ignore[attr-defined]
+    assert not second.left_out and len(second.devices) == 3 and bad.recovered == 1
+
+
+def test_who_is_late_is_left_out_once_a_quorum_has_answered(root: Path) -> None:
+    project = root / "split"
+    bad = Faulty(project, "late", 2, None)
+    outcome = run(project, [*twins(project, 3), bad], algorithm="psl", rounds=2, deadline_s=0.05)
+    first, second = outcome.rounds
+    assert [(left.name, "no answer within 0.05 s" in left.reason) for left in first.left_out] == [("late", True)]
+    assert first.samples == 16 * 4 - 3 * 4 and second.samples == 16 * 4
+    assert not second.left_out  # it was brought back into step, and answers again
+
+
+def test_below_the_quorum_a_round_waits(root: Path) -> None:
+    """Two of two must answer: the deadline passes, and the late one is waited for."""
+    project = root / "split"
+    bad = Faulty(project, "late", 1, None)
+
+    def later(loop: Loop) -> None:
+        asyncio.get_running_loop().call_later(0.15, bad.released.set)
+
+    outcome = run(project, [*twins(project, 1), bad], algorithm="psl", deadline_s=0.02, quorum=1.0, before=later)
+    assert not outcome.rounds[0].left_out and outcome.rounds[0].samples == 16 * 2
+
+
+def test_what_a_late_device_did_in_a_round_does_not_count(root: Path) -> None:
+    """Its next round begins with what it had when the last one ended, without gradients of before."""
+    project = root / "split"
+    bad = Faulty(project, "late", 2, None)
+    seen: list[Any] = []
+
+    def watch(loop: Loop, event: Any) -> None:
+        if isinstance(event, RoundDone) and event.round == 0:
+            member = loop.cohort.members[-1]
+            seen.append({name: value.copy() for name, value in (member.kept or {}).items()})
+            bad.twin.forward(member.shard.inputs[:1])
+            bad.twin.backward(np.ones(24, np.float32))  # something half done
+            bad._samples += 1
+
+    run(project, [*twins(project, 2), bad], algorithm="psl", rounds=2, batches=1, lr=1e-9, deadline_s=0.05, watch=watch)
+    for name, value in bad.twin.params().items():
+        np.testing.assert_array_equal(value, seen[0][name])
+
+
+def test_devices_join_and_leave(root: Path) -> None:
+    project = root / "split"
+    extra = TwinDevice(TwinLibrary(project).create(50), "newcomer")
+
+    def watch(loop: Loop, event: Any) -> None:
+        if not isinstance(event, RoundDone):
+            return
+        if event.round == 0:
+            loop.cohort.join(extra, loop.cohort.members[0].shard)
+        if event.round == 1:
+            loop.cohort.leave(loop.cohort.members[0])
+
+    outcome = run(project, 2, algorithm="edgesplit", rounds=3, watch=watch)
+    assert [done.devices for done in outcome.rounds] == [
+        ("twin 1", "twin 2"), ("twin 1", "twin 2", "newcomer"), ("twin 2", "newcomer"),
+    ]  # fmt: skip
+
+
+def test_a_cohort_that_never_answers_is_given_up(root: Path) -> None:
+    class Dead(TwinDevice):
+        async def forward(self, x: Any) -> Any:
+            raise LinkError("no line", where=self.name)
+
+    library = TwinLibrary(root / "split")
+    dead = [Dead(library.create(number), f"dead {number}") for number in (1, 2)]
+    with pytest.raises(LinkError, match="no device has got through 3 rounds; the last error: dead 1: no line"):
+        run(root / "split", dead, algorithm="psl", rounds=9)
+    with pytest.raises(LinkError, match="dead 1: no line"):  # alone: nobody to go on with
+        run(root / "split", dead[:1], algorithm="psl", rounds=9)
+
+
+# ---- state ----
+
+
+@pytest.mark.parametrize("name", ["vsl", "psl", "cpsl", "splitfed-v1", "splitfed-v2", "fedavg"])
+def test_a_run_goes_on_elsewhere(root: Path, name: str) -> None:
+    """From the state between rounds, on fresh twins: the trajectory of a run that was not interrupted."""
+    import json
+
+    project = root / ("logits" if name.startswith("fed") else "split")
+    whole = run(project, 3, algorithm=name, rounds=4)
+    kept: list[Any] = []
+
+    def keep(loop: Loop, event: Any) -> None:
+        if isinstance(event, RoundDone) and event.round == 1:
+            model = loop.algorithm.server.model
+            kept.append((json.dumps(loop.state()), model.save() if model.bundle.split else b""))
+
+    run(project, 3, algorithm=name, rounds=4, watch=keep)
+
+    async def rest() -> Outcome:
+        server = fresh(project)
+        server.load(kept[0][1])
+        chosen = plan(
+            {"algorithm": name, "rounds": 4, "batches": 4, "batch": 4, "lr": 0.1, "seed": 5, "exchange": "batch"}
+        )
+        data = load_shard(project.parent / "data.npz", server.bundle)
+        async with ServerWorker(server) as worker:
+            loop = assemble(chosen, worker, twins(project, 3), deal(data, 3))
+            await loop.restore(json.loads(kept[0][0]))
+            events = [event async for event in loop.events()]
+        return Outcome(loop, server, events)
+
+    later = asyncio.run(rest())
+    assert [done.round for done in later.rounds] == [2, 3]
+    later.same(whole)
+
+
+# ---- settings ----
+
+
+def test_unknown_names_and_keys() -> None:
+    with pytest.raises(ConfigError, match=r"--algorithm: no algorithm 'espl'; did you mean epsl"):
+        plan({"algorithm": "espl"})
+    with pytest.raises(ConfigError, match=r"t.toml: algorithm 'epsl' has no key 'batchs'; did you mean batches, batch"):
+        plan({"algorithm": "epsl", "batchs": 3}, {"batchs": "t.toml"})
+    with pytest.raises(ConfigError, match=r"algorithm 'psl' has no key 'phi'; it belongs to epsl"):
+        plan({"algorithm": "psl", "phi": 0.5})
+    with pytest.raises(ConfigError, match=r"phi must be less than or equal to 1, but is 2"):
+        plan({"algorithm": "epsl", "phi": 2})
+
+
+def test_every_algorithm_says_what_it_is() -> None:
+    for name, algorithm in ALGORITHMS.items():
+        assert algorithm.name == name and algorithm.title and ("arXiv" in algorithm.paper or "20" in algorithm.paper)
+        for key, field in algorithm.Settings.model_fields.items():
+            assert field.description, f"{name}: {key}"
+
+
+def test_a_cohort_needs_samples(root: Path) -> None:
+    from tlc.errors import DataError
+
+    empty = Shard(np.zeros((0, 64), np.int8), np.zeros(0, np.int64))
+    with pytest.raises(DataError, match="no samples to learn from"):
+        Cohort().join(twins(root / "split", 1)[0], empty)
