@@ -390,6 +390,58 @@ def test_wifi_board_listens_where_no_host_is_named(out: Path, tmp_path: Path) ->
         assert not board.events("tcp_connect")
 
 
+@pytest.mark.parametrize("host", ["_tlc._tcp", "bench.local"])
+def test_wifi_finds_the_host_by_mdns(out: Path, tmp_path: Path, host: str) -> None:
+    announced = tmp_path / "announced"
+    with listening() as listener:
+        port = listener.getsockname()[1]
+        include = secrets(tmp_path, port if host == "bench.local" else 1, host=host)
+        program = arduino_host.build(project(out, "esp32", "wifi"), out=out, include=include)
+        with running(program, tmp_path, mdns=str(announced), speed=50) as board:
+            if host == "_tlc._tcp":
+                board.until(lambda: len(board.events("mdns_query")) >= 2, "second question")
+                assert "tlc: no host announces _tlc._tcp here" in board.console()
+                assert not board.events("tcp_connect")
+                announced.write_text(f"127.0.0.1 {free_port()}\n127.0.0.1 {port}\n")  # the first one is gone
+            with tcp_wire(listener) as wire:
+                wire.greet()
+                x = sample(0)
+                np.testing.assert_array_equal(wire.forward(x), plus_one(x))
+            assert [name[:4] for _, name in board.events("mdns_begin")] == ["tlc-"]
+
+
+def test_wifi_falls_back_to_the_serial_line_and_the_session_goes_on(out: Path, tmp_path: Path) -> None:
+    access_point = tmp_path / "access-point"
+    access_point.touch()
+    with listening() as listener:
+        include = secrets(tmp_path, listener.getsockname()[1])
+        program = arduino_host.build(project(out, "esp32", "wifi"), out=out, include=include)
+        with running(program, tmp_path, serial=True, ap=str(access_point)) as board:
+            with tcp_wire(listener) as wire:
+                wire.greet()
+                link, session = wire.link, wire.link.session
+                access_point.unlink()
+                fd = os.open(board.until(lambda: board.line.exists() and board.line, "serial line"), os.O_RDWR)
+                tty.setraw(fd)
+                os.set_blocking(fd, False)
+            try:
+                wire = Wire(fd)
+                wire.link = link
+                link.transport_changed()
+                os.write(fd, b"help\r\n")  # a person at the console is no host
+                x = sample(1)
+                np.testing.assert_array_equal(wire.forward(x), plus_one(x))
+                assert link.session == session, "the session outlives the change"
+                access_point.touch()
+            finally:
+                os.close(fd)
+            with tcp_wire(listener) as wire:  # the line is silent: Wi-Fi again
+                wire.link = link
+                link.transport_changed()
+                x = sample(2)
+                np.testing.assert_array_equal(wire.forward(x, 2), plus_one(x))
+
+
 def test_wifi_down_at_start_then_up_then_down(out: Path, tmp_path: Path) -> None:
     access_point = tmp_path / "access-point"
     with listening() as listener:
@@ -560,11 +612,18 @@ def test_platformio_finds_every_part(out: Path, tmp_path: Path, transport: str) 
     manifest = {"name": "tlc_model", "version": "1.0.0", "build": {"includeDir": "include", "srcDir": "src"}}
     (here / "lib" / "tlc_model" / "library.json").write_text(json.dumps(manifest))
     core, wifi = here / "core", here / "libraries" / "WiFi"
-    shutil.copytree(SHIM, core, ignore=shutil.ignore_patterns("WiFi*", "wifi.cpp", "plus_one", "programs"))
+    shutil.copytree(
+        SHIM, core, ignore=shutil.ignore_patterns("WiFi*", "wifi.cpp", "ESPmDNS.h", "mdns.cpp", "plus_one", "programs")
+    )
     (wifi / "src").mkdir(parents=True)
     (wifi / "library.json").write_text(json.dumps({"name": "WiFi", "version": "2.0.0"}))
     for name in ("WiFi.h", "WiFiClient.h", "wifi.cpp"):
         shutil.copy(SHIM / name, wifi / "src")
+    mdns = here / "libraries" / "ESPmDNS"
+    (mdns / "src").mkdir(parents=True)
+    (mdns / "library.json").write_text(json.dumps({"name": "ESPmDNS", "version": "2.0.0"}))
+    for name in ("ESPmDNS.h", "mdns.cpp"):
+        shutil.copy(SHIM / name, mdns / "src")
     for source in core.glob("*.cpp"):
         source.rename(here / "src" / source.name)
     if transport == "wifi":
@@ -595,3 +654,4 @@ def test_platformio_finds_every_part(out: Path, tmp_path: Path, transport: str) 
     assert list((here / ".pio").rglob("firmware.elf"))
     if transport == "wifi":
         assert list((here / ".pio").rglob("WiFi/wifi.o")), "the core's library, found by itself"
+        assert list((here / ".pio").rglob("ESPmDNS/mdns.o"))

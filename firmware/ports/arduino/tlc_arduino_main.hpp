@@ -24,11 +24,12 @@
 #include "tlc_arduino_flash.hpp"
 #include "tlc_arduino_serial.hpp"
 #if defined(TLC_TRANSPORT_WIFI)
+#include "tlc_arduino_fallback.hpp"
 #include "tlc_arduino_wifi.hpp"
 #endif
 
 #ifndef TLC_UART
-#define TLC_UART Serial // the serial line: the link, or with Wi-Fi the console
+#define TLC_UART Serial // the serial line: the link, or with Wi-Fi the console, and the link while there is no Wi-Fi
 #endif
 #ifndef TLC_UART_BAUD
 #define TLC_UART_BAUD 115200
@@ -88,18 +89,31 @@ static_assert(SERIAL_RX_BUFFER_SIZE >= TLC_UART_RX_BUFFER,
 #endif
 #endif
 
-inline Link &line() {
-#if defined(TLC_TRANSPORT_WIFI)
-    static WifiLink link(WifiSettings(TLC_WIFI_SSID, TLC_WIFI_PASSWORD, TLC_WIFI_CHANNEL, TLC_HOST, TLC_HOST_PORT),
-                         &TLC_UART);
-#else
+inline SerialLink<decltype(TLC_UART)> &serial() {
     static SerialLink<decltype(TLC_UART)> link(TLC_UART, TLC_UART_BAUD, TLC_UART_RX_BUFFER);
-#endif
     return link;
 }
 
+#if defined(TLC_TRANSPORT_WIFI)
+inline Console &console() {
+    static Console instance(TLC_UART);
+    return instance;
+}
+
+inline Link &line() {
+    static WifiLink wifi(WifiSettings(TLC_WIFI_SSID, TLC_WIFI_PASSWORD, TLC_WIFI_CHANNEL, TLC_HOST, TLC_HOST_PORT),
+                         &console());
+    static FallbackLink link(wifi, serial(), console());
+    return link;
+}
+#else
+inline Print &console() { return TLC_UART; }
+
+inline Link &line() { return serial(); }
+#endif
+
 inline Application &application() {
-    static Application instance(line(), TLC_UART);
+    static Application instance(line(), console());
     return instance;
 }
 
@@ -115,9 +129,6 @@ inline void tlc_arduino_setup(void *app) {
 #endif
     static uint32_t layer_ticks[TLC_MODEL_LAYERS];
     static uint32_t link_memory[(TLC_LINK_MEMORY(TLC_LINK_WINDOW, TLC_LINK_FRAGMENT) + 3u) / 4u];
-#if defined(TLC_TRANSPORT_WIFI)
-    TLC_UART.begin(TLC_UART_BAUD);
-#endif
     tlc::Settings settings = {};
     tlc_device_defaults(&settings.device);
     settings.device.model = &tlc_model;

@@ -6,6 +6,9 @@
 
 #include "tlc_arduino_wifi.hpp"
 
+#include <stdio.h>
+#include <string.h>
+
 #if defined(ARDUINO_ARCH_ESP32)
 #include <errno.h>
 #include <lwip/sockets.h>
@@ -62,6 +65,31 @@ bool connect_now(WiFiClient &client, const IPAddress &address, uint16_t port, ui
 
 #endif
 
+const char kService[] = "_tlc._tcp";
+
+IPAddress service_address(int index) {
+#if defined(ESP_ARDUINO_VERSION_MAJOR) && ESP_ARDUINO_VERSION_MAJOR >= 3
+    return MDNS.address(index);
+#else
+    return MDNS.IP(index);
+#endif
+}
+
+#if defined(ARDUINO_ARCH_ESP32)
+// "bench" of "bench.local", which mDNS knows and no name server; false: another name.
+bool local_name(const char *host, char *name, size_t capacity) {
+    const char suffix[] = ".local";
+    const size_t length = strlen(host);
+    const size_t cut = sizeof suffix - 1;
+    if (length <= cut || length - cut >= capacity || strcmp(host + length - cut, suffix) != 0) {
+        return false;
+    }
+    memcpy(name, host, length - cut);
+    name[length - cut] = '\0';
+    return true;
+}
+#endif
+
 const char *join_problem() {
     switch (WiFi.status()) {
     case WL_NO_SSID_AVAIL:
@@ -81,6 +109,7 @@ WifiLink::WifiLink(const WifiSettings &settings, Print *console)
 
 const char *WifiLink::begin(uint32_t entropy) {
     backoff_.seed(entropy);
+    name_ = entropy;
     if (settings_.ssid[0] == '\0' || settings_.port == 0) {
         return "include/tlc_secrets.h leaves TLC_WIFI_SSID empty, or TLC_HOST_PORT 0";
     }
@@ -197,18 +226,51 @@ void WifiLink::wait_for_join() {
     }
 }
 
-bool WifiLink::resolve(IPAddress &address) {
-    // The place for names that end in ".local": ask mDNS here, before the name server.
-    return address.fromString(settings_.host) || WiFi.hostByName(settings_.host, address) == 1;
+void WifiLink::begin_mdns() {
+    if (!mdns_) {
+        char name[16];
+        (void)snprintf(name, sizeof name, "tlc-%08lx", static_cast<unsigned long>(name_));
+        mdns_ = MDNS.begin(name);
+    }
+}
+
+const char *WifiLink::find(IPAddress &address, uint16_t &port) {
+    port = settings_.port;
+    if (strcmp(settings_.host, kService) == 0) {
+        begin_mdns();
+        const int count = static_cast<int>(MDNS.queryService("tlc", "tcp"));
+        if (count <= 0) {
+            return "no host announces _tlc._tcp here; on the host: tlc serve --device listen://0.0.0.0:7777";
+        }
+        // One that is announced and does not answer is not tried for ever.
+        const int chosen = static_cast<int>(backoff_.failures() % static_cast<uint32_t>(count));
+        address = service_address(chosen);
+        port = MDNS.port(chosen);
+        return nullptr;
+    }
+    if (address.fromString(settings_.host)) {
+        return nullptr;
+    }
+#if defined(ARDUINO_ARCH_ESP32)
+    char name[64];
+    if (local_name(settings_.host, name, sizeof name)) {
+        begin_mdns();
+        address = MDNS.queryHost(name);
+        return address != IPAddress() ? nullptr : "no machine of the name TLC_HOST answers by mDNS";
+    }
+#endif
+    return WiFi.hostByName(settings_.host, address) == 1 ? nullptr : "the name server does not know TLC_HOST";
 }
 
 void WifiLink::connect() {
     IPAddress address;
-    if (!resolve(address)) {
-        retry(State::Joined, "the name server does not know TLC_HOST");
+    uint16_t port = 0;
+    const char *problem = find(address, port);
+    if (problem != nullptr) {
+        retry(State::Joined, problem);
         return;
     }
-    if (!connect_now(client_, address, settings_.port, settings_.connect_timeout_ms)) {
+    if (!connect_now(client_, address, port, settings_.connect_timeout_ms)) {
         client_.stop();
         retry(State::Joined, "the host does not answer; does something listen there, and is the port open?");
         return;

@@ -11,7 +11,9 @@
 
 #if defined(ARDUINO_ARCH_ESP8266)
 #include <ESP8266WiFi.h>
+#include <ESP8266mDNS.h>
 #else
+#include <ESPmDNS.h>
 #include <WiFi.h>
 #endif
 
@@ -24,7 +26,7 @@ struct WifiSettings {
     const char *ssid;
     const char *password; // "" for an open network
     int32_t channel;      // 0: search all; a known one joins in about a second
-    const char *host;     // name or IP; "": listen for the host
+    const char *host;     // name or IP; "_tlc._tcp": whoever announces that by mDNS; "": listen for the host
     uint16_t port;        // the host's; ours, where we listen
     uint32_t join_timeout_ms = 20000;
     uint32_t connect_timeout_ms = 3000;
@@ -45,6 +47,7 @@ class WifiLink final : public Link {
     void poll() override;
     size_t read(uint8_t *bytes, size_t capacity) override;
     size_t write(const uint8_t *bytes, size_t count) override;
+    bool connected() const { return state_ == State::Open; }
 
   private:
     enum class State {
@@ -60,7 +63,9 @@ class WifiLink final : public Link {
     void accept();
     void open();
     bool listens() const { return settings_.host[0] == '\0'; }
-    bool resolve(IPAddress &address);
+    void begin_mdns();
+    // Where the host is. NULL: found; else what is wrong.
+    const char *find(IPAddress &address, uint16_t &port);
     void watch();
     void drop(const char *why);
     void retry(State state, const char *why);
@@ -77,6 +82,8 @@ class WifiLink final : public Link {
     uint32_t wait_ = 0;    // Away, Joined: how long to stay
     uint32_t stalled_ = 0; // Open: when the host began to take nothing
     bool stalling_ = false;
+    uint32_t name_ = 0; // of ours, for mDNS
+    bool mdns_ = false; // it was begun
 };
 
 } // namespace tlc
