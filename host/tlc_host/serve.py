@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,12 @@ from tlc_host.cohort import Cohort, Device, DeviceSteps, LinkDevice
 from tlc_host.config import DEFAULT, Plan, plan
 from tlc_host.devices import open_device
 from tlc_host.loop import Loop
+from tlc_host.recorder import recorded
 from tlc_host.server_model import ServerModel
 from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session, SmashedReply
 from tlc_host.shards import Deal, Shard, deal, load_shard
+from tlc_host.store import Store
 
 __all__ = ["Training", "assemble", "load_shard", "prepare_shards", "serve"]
 
@@ -62,14 +65,16 @@ async def serve(
     """Serves devices until it is cancelled, or, with ``once``, until the training is done.
 
     A device's own samples are answered with the network's outputs. With ``training`` the devices first train together
-    by its algorithm, each on its part of the data; ``on_event`` is called after every batch and every round. A device that resets is greeted again, and gets back what it
-    had learned at the end of the last batch that it finished.
+    by its algorithm, each on its part of the data; ``on_event`` is called after every batch and every round. Rounds and
+    checkpoints are kept in the project: an interrupted training goes on when the same is asked again. A device that resets is
+    greeted again, and gets back what it had learned at the end of the last batch that it finished.
 
     Raises:
         DataError: the training data does not fit.
         ConfigError: nothing learns in this project, or a setting of the training breaks a rule.
         BundleError: a device holds another bundle.
         LinkError: a device cannot be opened at the start.
+        OutputError: the disk is full; what was kept stays.
     """
     bundle = bundles.load(directory)
     model = ServerModel(directory)
@@ -81,23 +86,38 @@ async def serve(
         return outputs[0].astype(np.float32).ravel()
 
     async with AsyncExitStack() as stack:
+        # Before a device is opened: a second daemon is refused here.
+        store = stack.enter_context(Store(directory, write=True, say=say)) if training else None
         server = await stack.enter_async_context(ServerWorker(model))
         sessions = []
         for device in devices:
             session = await stack.enter_async_context(open_device(directory, device, on_sample=answer))
             say(f"{device}: {session.hello.board.decode(errors='replace')}, bundle {bundle.hash[:16]}")
             sessions.append(session)
-        if training:
+        if training and store:
             loop = assemble(training.plan, server, link_devices(sessions, directory, training.plan), shards)
-            async for event in loop.events():
+            names = [member.name for member in loop.cohort.members]
+            boards = {n: s.hello.board.decode(errors="replace") for n, s in zip(names, sessions, strict=True)}
+            async for event in recorded(loop, store, identity(training, devices), boards):
                 if on_event:
                     on_event(event)
-            say("training is done")
+            say(f"training is done; tlc runs show {directory} tells of it")
         if once:
             return
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
                 tasks.create_task(_watch(session, say))
+
+
+def identity(training: Training, devices: Sequence[str]) -> dict[str, Any]:
+    """What must be the same for an interrupted run to go on."""
+    return {
+        "data": str(training.data.resolve()),
+        "deal": training.deal,
+        "alpha": training.alpha,
+        "devices": list(devices),
+        **training.plan.settings.model_dump(),
+    }
 
 
 def prepare_shards(training: Training, server: ServerModel, count: int) -> list[Shard]:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,3 +102,12 @@ def test_the_common_operators_are_claimed() -> None:
         Add Sub Mul Div Pow Sqrt Exp Log Transpose Reshape Flatten Squeeze Unsqueeze Dropout Identity LSTM GRU RNN Gather Expand
         Where Cast Shape Constant ConstantOfShape Einsum DepthToSpace SpaceToDepth"""
     assert set(common.split()) <= set(OPERATORS)
+
+
+def test_the_page_lists_every_operator() -> None:
+    from tlc_host.model.ops import OPERATORS
+
+    page = (Path(__file__).parents[2] / "docs" / "host.md").read_text(encoding="utf-8")
+    section = page.split("## Operators")[1].split("\n\n")[2]
+    assert re.findall(r"`(\w+)`", section) == sorted(OPERATORS)
+    assert f"[{len(OPERATORS)} operators]" in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
