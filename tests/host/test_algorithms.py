@@ -477,3 +477,128 @@ def test_a_cohort_needs_samples(root: Path) -> None:
     empty = Shard(np.zeros((0, 64), np.int8), np.zeros(0, np.int64))
     with pytest.raises(DataError, match="no samples to learn from"):
         Cohort().join(twins(root / "split", 1)[0], empty)
+
+
+# ---- without a global model ----
+
+
+@pytest.mark.parametrize("name", ["gossip", "tinyreptile", "distillation", "transfer", "clustered", "local"])
+def test_the_others_learn(root: Path, name: str) -> None:
+    more = {"visits": 3} if name == "tinyreptile" else {}
+    project = root / "logits"
+    outcome = run(project, 3, algorithm=name, rounds=3, batches=25, batch=8, lr=0.3, **more)
+    assert outcome.rounds[2].loss < 0.8 * outcome.rounds[0].loss
+    assert accuracy(project, outcome) > 0.7
+
+
+def test_mixing_matrices_keep_the_mean() -> None:
+    from tlc_host.algorithms.gossip import mixing_matrix
+
+    for topology in ("ring", "line", "full"):
+        for count in (1, 2, 3, 8):
+            weights = mixing_matrix(count, topology)
+            np.testing.assert_allclose(weights.sum(axis=0), 1)
+            np.testing.assert_allclose(weights, weights.T)
+            assert (weights >= 0).all()
+    np.testing.assert_allclose(np.linalg.matrix_power(mixing_matrix(8, "ring"), 200), 1 / 8, atol=1e-6)
+
+
+def test_gossip_brings_a_ring_together(root: Path) -> None:
+    def spread(name: str, **settings: Any) -> float:
+        parts = run(root / "logits", 4, algorithm=name, rounds=1, batches=6, lr=0.3, **settings).parts
+        return float(np.std([np.concatenate([v.ravel() for v in part.values()]) for part in parts], axis=0).mean())
+
+    apart = spread("local")
+    assert spread("gossip", mixes=1) < 0.8 * apart and spread("gossip", mixes=12) < 0.25 * apart
+
+
+def test_gossip_among_all_is_fedavg(root: Path) -> None:
+    """With a full topology one mix is the average; both round what is left alike in the first round."""
+    one = run(root / "logits", 3, algorithm="fedavg", rounds=1)
+    run(root / "logits", 3, algorithm="gossip", topology="full", rounds=1).same(one)
+
+
+def test_clusters_find_who_belongs_together(root: Path) -> None:
+    """Half of the devices have other labels for the same images: one T cannot serve both."""
+
+    def swap(loop: Loop) -> None:
+        for member in loop.cohort.members[2:]:
+            member.shard = Shard(member.shard.inputs, (member.shard.labels + 5) % 10)
+
+    common = {"rounds": 6, "batches": 12, "batch": 8, "lr": 0.3}
+    clustered = run(root / "logits", 4, algorithm="clustered", before=swap, **common)
+    assert sorted(map(sorted, clustered.loop.algorithm.clusters)) == [[0, 1], [2, 3]]  # type: ignore[attr-defined]
+    together = run(root / "logits", 4, algorithm="fedavg", before=swap, **common)
+    assert clustered.rounds[-1].accuracy > together.rounds[-1].accuracy + 0.1
+    alike = run(root / "logits", 4, algorithm="clustered", **common)
+    assert alike.rounds[-1].metrics["clusters"] == 1
+
+
+def test_bipartition() -> None:
+    from tlc_host.algorithms.clustered import bipartition
+
+    similarity = np.array([[1, 0.9, -0.5, 0.1], [0.9, 1, -0.4, 0], [-0.5, -0.4, 1, 0.3], [0.1, 0, 0.3, 1]])
+    assert bipartition(similarity).tolist() == [False, False, True, True]
+
+
+def test_the_coral_gradient_is_its_derivative() -> None:
+    from tlc_host.algorithms.transfer import coral
+
+    rng = np.random.default_rng(0)
+    features, source = rng.standard_normal((7, 4)), np.cov(rng.standard_normal((50, 4)), rowvar=False)
+    _, gradient = coral(features, source)
+    for place in np.ndindex(features.shape):
+        step = np.zeros_like(features)
+        step[place] = 1e-6
+        slope = (coral(features + step, source)[0] - coral(features - step, source)[0]) / 2e-6
+        assert gradient[place] == pytest.approx(slope, rel=1e-4, abs=1e-9)
+
+
+def test_coral_brings_the_features_nearer(root: Path) -> None:
+    """Without labels: the covariance of shifted inputs' features comes nearer to the source's."""
+    from tlc_host.algorithms.transfer import Transfer, coral
+
+    project = root / "split"
+    whole = load_shard(root / "data.npz", fresh(project).bundle)
+    dim = Shard((whole.inputs.astype(int) // 2 - 64).astype(np.int8), whole.labels)  # half the contrast
+
+    def shifted(loop: Loop) -> None:
+        loop.cohort.members[0].shard = dim
+
+    def distance(weight: float) -> float:
+        settings = {"algorithm": "transfer", "supervised": 0.0, "coral": weight, "source": str(root / "data.npz")}
+        outcome = run(project, 1, before=shifted, rounds=1, batches=40, batch=32, lr=1.0, **settings)
+        algorithm = outcome.loop.algorithm
+        assert isinstance(algorithm, Transfer)
+        device = outcome.loop.cohort.members[0].device
+        z = asyncio.run(device.forward(dim.inputs))
+        return coral(algorithm.features(z), algorithm.source_covariance())[0]
+
+    assert distance(200.0) < 0.7 * distance(1e-9)
+    with pytest.raises(ConfigError, match="coral needs source"):
+        plan({"algorithm": "transfer", "coral": 1.0})
+
+
+def test_others_teach(root: Path) -> None:
+    """The teacher of a device is the mean of the others', label by label."""
+    outcome = run(root / "logits", 3, algorithm="distillation", rounds=2, batches=30, how="dirichlet")
+    algorithm: Any = outcome.loop.algorithm
+    teacher = algorithm.teacher(0)
+    others = [algorithm.taught[1], algorithm.taught[2]]
+    np.testing.assert_allclose(teacher, np.nanmean(others, axis=0), rtol=1e-9)
+    known = ~np.isnan(teacher[:, 0])
+    np.testing.assert_allclose(teacher[known].sum(axis=1), 1)
+
+
+def test_what_needs_outputs_is_refused_without(root: Path) -> None:
+    from tlc.learning import Learning
+
+    bundle = fresh(root / "split").bundle.model_copy(update={"learning": Learning(loss="softmax-ce")})
+    for name in ("transfer", "distillation"):
+        with pytest.raises(ConfigError, match=f"'{name}' makes the gradient on the host"):
+            ALGORITHMS[name].require(bundle, "p")
+    whole = bundle.model_copy(update={"host_sha256": None})
+    for name in ("vsl", "psl", "epsl", "cpsl", "edgesplit", "splitfed-v1", "splitfed-v2"):
+        with pytest.raises(ConfigError, match="there is no host segment"):
+            ALGORITHMS[name].require(whole, "p")
+    ALGORITHMS["fedavg"].require(whole, "p")

@@ -370,6 +370,20 @@ class Federated(Algorithm):
         return await self.server.backward(z, error, logits=True)
 
 
+def require_outputs(name: str, bundle: Bundle, where: str) -> None:
+    """Refuses a bundle whose device computes the loss: then the host sees no smashed data to teach by.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if not bundle.split or judges(bundle):
+        raise ConfigError(
+            f"'{name}' makes the gradient on the host, but the device computes its loss",
+            where=where,
+            remedy="compile with a --cut and without --loss, or take --algorithm fedavg",
+        )
+
+
 def judges(bundle: Bundle) -> bool:
     """Whether the device computes the loss."""
     return bundle.learning is not None and bundle.learning.loss != "none"
