@@ -46,6 +46,10 @@ from tlc.ops.window import (
 )
 
 
+SMALL_WINDOW = 64
+"""Values up to which it pays to gather a window for all output channels."""
+
+
 def whole_groups(graph: Graph, node: Node) -> str | None:
     """The groups must divide the channels of input and output, and the weight be (out, height, width, in / groups)."""
     groups, x, w = node.attrs.groups, graph[node.inputs[0]].shape, graph[node.inputs[1]].shape
@@ -138,6 +142,14 @@ class Conv2d(Operator):
         if graph[x.tensor].shape[3] == 1:  # one input channel for every output: runs of neighbours only when spread out
             scratch = Scratch(2 * (w.shape[1] * w.shape[2] + covered(graph, node, w.shape[1:3])))
             return Call("tlc_depthwise_conv2d_s8", "tlc_depthwise_conv2d_t", fields, (x, rows, bias, scratch, y))
+        alone = w.shape[1:3] == node.attrs.strides == (1, 1) and not any(node.attrs.pads) and node.attrs.groups == 1
+        if alone and w.shape[3] % 4 == 0 and graph[y.tensor].elements >= 4 * len(w):
+            scratch = Scratch(8 * w.shape[3])  # four pixels as int16
+            return Call("tlc_pointwise_conv2d_s8", "tlc_conv2d_t", fields, (x, rows, bias, scratch, y))
+        values = w.shape[1] * w.shape[2] * w.shape[3]
+        if not alone and node.attrs.groups == 1 and values <= SMALL_WINDOW:
+            scratch = Scratch(9 * (-(-values // 4) * 4))  # four windows as int16, and one as it is gathered
+            return Call("tlc_patch_conv2d_s8", "tlc_conv2d_t", fields, (x, rows, bias, scratch, y))
         return Call("tlc_conv2d_s8", "tlc_conv2d_t", fields, (x, rows, bias, y))
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:

@@ -46,6 +46,16 @@ typedef struct {
 /* x (in_h, in_w, in_c), w (out_c, kernel_h, kernel_w, in_c / groups), bias (out_c) -> y (out_h, out_w, out_c) */
 void tlc_conv2d_s8(const tlc_conv2d_t *p, const int8_t *x, tlc_rows_t *w, const int32_t *bias, int8_t *y);
 
+/* The same for a kernel of 1 x 1 without strides, pads and groups, where in_h and out_h are 1 and in_c is a multiple
+ * of 4. scratch: 4-byte aligned, int16 (4, in_c). */
+void tlc_pointwise_conv2d_s8(const tlc_conv2d_t *p, const int8_t *x, tlc_rows_t *w, const int32_t *bias, void *scratch,
+                             int8_t *y);
+
+/* The same as tlc_conv2d_s8 without groups. scratch: 4-byte aligned, 9 bytes for each value of a window, whose number
+ * is rounded up to a multiple of 4. */
+void tlc_patch_conv2d_s8(const tlc_conv2d_t *p, const int8_t *x, tlc_rows_t *w, const int32_t *bias, void *scratch,
+                         int8_t *y);
+
 typedef tlc_conv2d_t tlc_depthwise_conv2d_t;
 
 /* x (in_h, in_w, in_c), w (out_c, kernel_h, kernel_w), bias (out_c) -> y (out_h, out_w, out_c);

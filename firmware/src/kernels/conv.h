@@ -41,18 +41,21 @@ static inline int8_t tlc_output(const tlc_output_t *o, int32_t acc) {
 }
 
 /* Where the multiplier is below one half, as nearly always. */
-static inline int8_t tlc_output_down(tlc_output_t o, uint32_t acc) {
-    return tlc_clamp_s8(tlc_requant_down((int32_t)acc, o.mult, -o.shift) + o.zp, o.low, o.high);
+static inline int32_t tlc_output_down(tlc_output_t o, uint32_t acc) {
+    return tlc_requant_add((int32_t)acc, o.mult, -o.shift, o.zp);
 }
 
 static inline void tlc_output4(const tlc_output_t *o, const tlc_sum4_t *acc, int8_t *y, int32_t step) {
     if (o->shift < 0) {
-        const int8_t y0 = tlc_output_down(*o, acc->p0), y1 = tlc_output_down(*o, acc->p1);
-        const int8_t y2 = tlc_output_down(*o, acc->p2), y3 = tlc_output_down(*o, acc->p3);
-        y[0] = y0;
-        y[step] = y1;
-        y[2 * step] = y2;
-        y[3 * step] = y3;
+        const int32_t y0 = tlc_output_down(*o, acc->p0), y1 = tlc_output_down(*o, acc->p1);
+        const int32_t y2 = tlc_output_down(*o, acc->p2), y3 = tlc_output_down(*o, acc->p3);
+        if (o->low == INT8_MIN && o->high == INT8_MAX) {
+            y[0] = tlc_saturate_s8(y0), y[step] = tlc_saturate_s8(y1);
+            y[2 * step] = tlc_saturate_s8(y2), y[3 * step] = tlc_saturate_s8(y3);
+            return;
+        }
+        y[0] = tlc_clamp_s8(y0, o->low, o->high), y[step] = tlc_clamp_s8(y1, o->low, o->high);
+        y[2 * step] = tlc_clamp_s8(y2, o->low, o->high), y[3 * step] = tlc_clamp_s8(y3, o->low, o->high);
     } else {
         const uint32_t sums[4] = {acc->p0, acc->p1, acc->p2, acc->p3};
         for (int j = 0; j < 4; ++j) {

@@ -4,16 +4,21 @@
  * beside them. Then windows are runs of neighbours, nothing is clipped, and the output may lie over the input: what is
  * overwritten there has been read already.
  */
+#include <stdbool.h>
+
 #include "pair.h"
 #include "tlc/kernels.h"
 #include "tlc/requant.h"
 
 typedef struct {
     int32_t mult, shift, zp, low, high;
+    bool is_full; /* between -128 and 127 */
 } output_t;
 
 static inline int8_t finish(const output_t *o, int32_t acc) {
-    return tlc_clamp_s8(tlc_requant(acc, o->mult, o->shift) + o->zp, o->low, o->high);
+    const int32_t value =
+        o->shift < 0 ? tlc_requant_add(acc, o->mult, -o->shift, o->zp) : tlc_requant(acc, o->mult, o->shift) + o->zp;
+    return o->is_full ? tlc_saturate_s8(value) : tlc_clamp_s8(value, o->low, o->high);
 }
 
 typedef struct {
@@ -54,12 +59,13 @@ static void spread(const tlc_depthwise_conv2d_t *p, const int8_t *x, plane_size_
     }
 }
 
-/* 3x3, no dilation: the taps stay in registers. */
+/* 3x3, no dilation: the taps stay in registers. Only for outputs that are scaled down and lie between -128 and 127. */
 static void windows_3x3(const tlc_depthwise_conv2d_t *p, const int16_t *plane, int32_t width, const int16_t *w,
                         int32_t bias, const output_t *output, int8_t *y) {
     const tlc_pair_t a = tlc_pair(w), b = tlc_pair(w + 3), c = tlc_pair(w + 6);
     const int32_t a2 = w[2], b2 = w[5], c2 = w[8];
-    const output_t o = *output; /* a store of an int8_t cannot change a copy */
+    /* A store of an int8_t cannot change these copies. */
+    const int32_t mult = output->mult, right = -output->shift, zp = output->zp;
     const int32_t step = p->stride_w, out_c = p->out_c;
     for (int32_t oy = 0; oy < p->out_h; ++oy) {
         const int16_t *x = plane + oy * p->stride_h * width;
@@ -71,7 +77,7 @@ static void windows_3x3(const tlc_depthwise_conv2d_t *p, const int16_t *plane, i
             acc = tlc_mac_one(acc, x[width + 2], b2);
             acc = tlc_mac_pair(acc, x + 2 * width, c);
             acc = tlc_mac_one(acc, x[2 * width + 2], c2);
-            *y = finish(&o, acc);
+            *y = tlc_saturate_s8(tlc_requant_add(acc, mult, right, zp));
         }
     }
 }
@@ -80,7 +86,7 @@ static void windows_3x3(const tlc_depthwise_conv2d_t *p, const int16_t *plane, i
 static inline __attribute__((always_inline)) void windows_wide(const tlc_depthwise_conv2d_t *p, const int16_t *plane,
                                                                int32_t width, const int16_t *w, int32_t bias,
                                                                const output_t *output, int8_t *y, const int32_t taps) {
-    const output_t o = *output;
+    const output_t o = *output; /* a store of an int8_t cannot change a copy */
     const int32_t step = p->stride_w, out_c = p->out_c;
     const int16_t *const end = w + p->kernel_h * taps;
     for (int32_t oy = 0; oy < p->out_h; ++oy) {
@@ -128,7 +134,7 @@ static void windows(const tlc_depthwise_conv2d_t *p, const int16_t *plane, int32
     }
     switch (p->kernel_w) {
     case 3:
-        if (p->kernel_h == 3) {
+        if (p->kernel_h == 3 && o->is_full && o->shift < 0) {
             windows_3x3(p, plane, width, w, bias, o, y);
         } else {
             windows_wide(p, plane, width, w, bias, o, y, 3);
@@ -164,7 +170,14 @@ void tlc_depthwise_conv2d_s8(const tlc_depthwise_conv2d_t *p, const int8_t *x, t
             wide[i] = row[i];
         }
         const int32_t channel = p->per_channel ? o : 0;
-        const output_t output = {p->mult[channel], p->shift[channel], p->out_zp, p->act_min, p->act_max};
+        const output_t output = {
+            .mult = p->mult[channel],
+            .shift = p->shift[channel],
+            .zp = p->out_zp,
+            .low = p->act_min,
+            .high = p->act_max,
+            .is_full = p->act_min == INT8_MIN && p->act_max == INT8_MAX,
+        };
         windows(p, plane, size.width, wide, bias[o], &output, y + o);
     }
 }
