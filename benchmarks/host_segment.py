@@ -140,6 +140,7 @@ def measure(path: Path, root: Path, count: int) -> dict[str, Any]:
     after = float(np.abs(runtime(trainer.module.onnx(), x) - trainer.forward(x)).max())
     row = {
         "model": path.name,
+        "samples": len(x),
         "operators": len(onnx.load_model_from_string(model).graph.node),
         "parameters": sum(int(np.prod(v.shape)) for v in trainer.variables),
         "own_error": own,
@@ -175,11 +176,11 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(rows))
     else:
-        head = f"{'model':34} {'nodes':>5} {'parameters':>10} {'own error':>9} {'difference':>10} {'ratio':>6}"
+        head = f"{'model':34} {'samples':>7} {'nodes':>5} {'parameters':>10} {'own error':>9} {'difference':>10} {'ratio':>6}"
         print(f"{head} {'round trip':>10} {'step ms':>8}")
         for row in rows:
             print(
-                "{model:34} {operators:5} {parameters:10,} {own_error:9.1e} {difference:10.1e} {ratio:6.2f} "
+                "{model:34} {samples:7} {operators:5} {parameters:10,} {own_error:9.1e} {difference:10.1e} {ratio:6.2f} "
                 "{round_trip:10.1e} {step_ms:8.2f}".format(**row)
             )
     worst = max(row["ratio"] for row in rows)
