@@ -45,7 +45,6 @@ from tlc.ops.window import (
     tf_pad_hw,
 )
 
-
 SMALL_WINDOW = 64
 """Values up to which it pays to gather a window for all output channels."""
 
