@@ -16,7 +16,9 @@ from train_twin import integer, layers
 from tlc.graph import Graph
 from tlc.learn.fake_quant import FakeQuantModule
 from tlc.learn.module import GraphModule
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
+from tlc.ops.losses import loss_gradient, loss_head
 from tlc.passes.backward import differentiate
 from tlc.reference_train import ReferenceTrainer
 
@@ -140,3 +142,62 @@ def test_finite_differences_of_the_float_graph(name: str) -> None:
         slope = float(np.sum(theirs[tensor].numpy() * direction))
         assert (above - below) / (2 * step) == pytest.approx(slope, rel=0.01, abs=1e-3), tensor
         assert cosine(ours[tensor], theirs[tensor].numpy()) > 0.95, tensor
+
+
+def loss_tf(kind: str, logits: Any, output: Any, labels: Any) -> Any:
+    """Summed over the samples, from the reals before a softmax, or of the output."""
+    if kind == "softmax-ce":
+        return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    return tf.reduce_sum(tf.reduce_mean((output - tf.one_hot(labels, output.shape[-1], dtype=output.dtype)) ** 2, 1))
+
+
+@pytest.mark.parametrize("kind", ["softmax-ce", "mse"])
+@pytest.mark.parametrize("name", ["moves", "residual"])
+def test_gradients_of_the_losses_on_the_device(name: str, kind: Any) -> None:
+    """Against autodiff of the fake-quantized graph with TensorFlow's own losses: ``moves`` ends in a softmax."""
+    _, graph = trained(name)
+    x, labels = digits()
+    quant = graph["input"].quant
+    assert quant is not None
+    q, labels = quant.quantize(x[1000 : 1000 + SAMPLES]), labels[1000 : 1000 + SAMPLES]
+    learned = layers(graph)
+    trainer = ReferenceTrainer(graph, differentiate(graph, learned, Learning(loss=kind)))
+    total = 0.0
+    for image, label in zip(q, labels, strict=True):
+        trainer.forward(image[None])
+        total += float(trainer.learn(int(label)).loss)
+    module = FakeQuantModule(graph)
+    with tf.GradientTape() as tape:
+        top, output = trainer.plan.top, graph.outputs[0]
+        values = module({"input": q}, [top, output])
+        loss = loss_tf(kind, values[top], values[output], labels)
+    assert total == pytest.approx(float(loss), rel=0.01)
+    theirs = tape.gradient(loss, [module.constants[n] for n in learned])
+    axes = {node.inputs[1]: REGISTRY[node.op].weight_axis(node) for node in graph.nodes if len(node.inputs) > 1}
+    ours = {n: np.moveaxis(g, 0, axes.get(n) or 0) for n, g in trainer.gradients().items()}
+    cosines = {n: cosine(ours[n], their.numpy()) for n, their in zip(learned, theirs, strict=True)}
+    print(name, kind, {n: round(c, 5) for n, c in cosines.items()})
+    assert min(cosines.values()) >= 0.999, cosines
+
+
+@pytest.mark.parametrize("kind", ["softmax-ce", "mse"])
+def test_losses_have_the_slopes_of_finite_differences(kind: Any) -> None:
+    """Of the loss on the reals that the integers stand for, in float64; one integer up and down."""
+    _, graph = trained("moves")
+    top, _ = loss_head(graph, kind)
+    quant = graph[top].quant
+    assert quant is not None
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        q = rng.integers(-100, 100, graph[top].shape).astype(np.int8)
+        gradient, verdict = loss_gradient(graph, kind, q, label)
+        real = quant.s * (q.astype(np.float64).ravel() - quant.zero_point)
+
+        def loss(values: np.ndarray, label: int = label) -> float:
+            if kind == "softmax-ce":
+                return float(np.log(np.exp(values - values.max()).sum()) + values.max() - values[label])
+            return float(((values - np.eye(10)[label]) ** 2).mean())
+
+        assert verdict.loss == pytest.approx(loss(real), rel=1e-5, abs=1e-6)
+        slopes = [(loss(real + h) - loss(real - h)) / 2e-5 for h in 1e-5 * np.eye(10)]
+        np.testing.assert_allclose(gradient.ravel(), slopes, rtol=1e-4, atol=1e-6)

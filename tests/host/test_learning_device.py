@@ -300,7 +300,7 @@ def test_tlc_train_without_a_host_segment(batch: int, at_once: Path, summing: Pa
     project = at_once if batch == 1 else summing
     options = ["--set", "device_momentum=0.5", "--set", "device_clip=1.0"] if batch == 1 else []
     options += ["--set", "device_schedule=cosine", "--set", "device_warm_up=5"]
-    batches = 160 // batch * 2
+    batches = 160 // batch
     arguments = ("--batch", batch, "--batches", batches, "--rounds", 3, "--lr", 0.02 * batch, *options, "--json")
     done = succeeds("train", project, "--data", lessons, *arguments)
     result = json.loads(done.out)
@@ -336,7 +336,7 @@ def test_a_split_device_that_updates_at_once(tmp_path: Path, lessons: Path) -> N
     """By vanilla split learning, over the link: the device's step carries the gradient."""
     pytest.importorskip("tensorflow")
     project = compiled(tmp_path, Learning("1", momentum=True, feedback=True), cut="first")
-    arguments = ("--batch", 1, "--batches", 20, "--set", "device_momentum=0.9", "--json")
+    arguments = ("--batch", 1, "--batches", 6, "--set", "device_momentum=0.9", "--json")
     done = succeeds("train", project, "--data", lessons, *arguments)
     result = json.loads(done.out)
-    assert result["last_step"] == 20 and any(row["changed"] for row in result["learned"])
+    assert result["last_step"] == 6 and any(row["changed"] for row in result["learned"])
