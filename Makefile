@@ -3,6 +3,9 @@
 #   make setup   everything that the rest needs: system packages (as root), .venv, PlatformIO
 #   make demo    trains, compiles, boots, infers and learns across an emulated UART
 #   make test    pytest, the C unit tests (plain and under ASan + UBSan), firmware in emulators
+#   make fuzz    ten million executions of the C parsers under libFuzzer, ASan and UBSan
+#   make explore the link's state machines, breadth first, with loss and resets at any point
+#   make soak    20 minutes of training by 200 twins, with resets of devices and of the daemon
 #   make lint    ruff, mypy, clang-format, cppcheck
 #   make clean   removes what was built; `make distclean` the environment too
 SHELL := /bin/bash
@@ -36,7 +39,7 @@ LIBRARIES := /usr/lib/arm-none-eabi/newlib=libnewlib-arm-none-eabi \
 C_SOURCES = $(shell git ls-files 'firmware/*.c' 'firmware/*.h' 'firmware/*.cpp' 'firmware/*.hpp' \
 	'tests/*.c' 'tests/*.h' 'tests/*.cpp')
 
-.PHONY: help setup system demo test test-c test-python lint format clean distclean
+.PHONY: help setup system demo test test-c test-python fuzz explore soak lint format clean distclean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -83,6 +86,15 @@ test-python: setup
 	@echo "== pytest"
 	@$(PY) -m tlc.toolchain >/dev/null
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+fuzz: setup
+	@$(PY) tests/fuzz/fuzz.py
+
+explore: setup
+	@$(PY) tests/explore/explore.py
+
+soak: setup
+	@$(PY) tests/host/link_soak.py
 
 lint: setup
 	@echo "== ruff"

@@ -10,13 +10,13 @@ messages of 1 to 3,000 bytes on two streams.
 
 *Goodput*: payload per time against the bound of selective repeat (Bertsekas and Gallager, Data Networks, 2nd ed., section
 2.4; Lin, Costello and Miller, "Automatic-repeat-request error-control schemes", IEEE Communications Magazine 22(12), 1984).
-A frame with c bytes of payload takes w(c) = c + 28 + 4 bytes, COBS and the delimiter, and arrives with
-P(c) = (1 - loss) (1 - bit errors)^(8 w(c)), so it is sent 1 / P(c) times; no fragment size f brings a message of n bytes
-across in less than the sum of w / P over its fragments. In a window of W frames each holds its place until its
-acknowledgement has come: its own time, twice the delay, and, as both directions are busy and frames with acknowledgements are
-lost, too, half a frame's wait and 1 / P frames; and for each of the 1 / P - 1 transmissions that are lost as long again and
-the frame that overtakes it. The bound is the lesser of line and window, at the best f of those that the link chooses from; W is
-the window without the frames that tensors leave free for the other streams.
+A frame with f bytes of payload takes w = f + 28 + 4 bytes, COBS and the delimiter, and arrives with
+P = (1 - loss) (1 - bit errors)^(8 w). With no limit on the window P f / w of the line would be payload. For a window of W frames
+of which none may be 32 above the oldest there is no closed form, so an ideal sender is simulated: it knows of every frame T after
+it began to send it whether it arrived, sends at once again what did not, and nothing in vain. T is what the line needs: the
+frame's own time, twice the delay, and, as both directions are busy and frames with acknowledgements are lost, too, half a frame's
+wait and 1 / P frames. W is the window without the frames that tensors leave free for the other streams. The bound is that of
+the best f among those that the link chooses from.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ SHARE = 0.85
 RESERVED = {2: 0, 4: 1, 8: 2, 32: 2}  # frames of a window that tensors leave free
 MIN_FRAGMENT = 128
 LIMIT_MS = 1e9
+SPAN = 32
+IDEAL_FRAMES = 40_000
 
 
 @dataclass(frozen=True)
@@ -126,24 +128,54 @@ def wire(count: int) -> int:
     return body + body // 254 + 2
 
 
+def ideal(arrives: float, away: float, window: int) -> float:
+    """Share of the line's time in which an ideal sender's frames arrive for the first time.
+
+    Args:
+        arrives: probability of a frame.
+        away: frames' times until it is known whether one did.
+        window: frames that may be on their way.
+    """
+    rng = random.Random(1)
+    told: deque[tuple[float, int, bool]] = deque()  # when, which frame, whether it arrived
+    again: deque[int] = deque()
+    waiting: dict[int, None] = {}  # unacknowledged, in order
+    following = delivered = 0
+    now = 0.0
+    while now < IDEAL_FRAMES:
+        while told and told[0][0] <= now:
+            _, frame, arrived = told.popleft()
+            if arrived:
+                del waiting[frame]
+                delivered += 1
+            else:
+                again.append(frame)
+        if again:
+            frame = again.popleft()
+        elif len(waiting) < window and (not waiting or following - next(iter(waiting)) < SPAN):
+            frame = following
+            waiting[frame] = None
+            following += 1
+        else:
+            now = told[0][0]
+            continue
+        told.append((now + away, frame, rng.random() < arrives))
+        now += 1
+    return delivered / now
+
+
 def bound(cell: Cell) -> float:
     """Goodput that selective repeat cannot exceed, of the line rate."""
     loss, error = cell.faults.get("loss", 0.0), cell.faults.get("bit_error", 0.0)
     best = 0.0
     fragment = cell.fragment
     while fragment >= MIN_FRAGMENT:
-        parts = [fragment] * (cell.size // fragment) + [cell.size % fragment] * bool(cell.size % fragment)
-        sizes = [wire(part) for part in parts]
-        arrives = [(1 - loss) * (1 - error) ** (8 * size) for size in sizes]
-        line = sum(size / share for size, share in zip(sizes, arrives, strict=True))
-        mean = sum(sizes) / len(sizes)
-        delay = 2 * cell.delay_ms * cell.rate / 1000  # in bytes of the line
-        slots = 0.0
-        for size, share in zip(sizes, arrives, strict=True):
-            away = size * (1.5 + 1 / share) + delay
-            slots += away + (1 / share - 1) * (away + size)
-        slots /= cell.window - RESERVED[cell.window]
-        best = max(best, cell.size / max(line, slots))
+        parts = -(-cell.size // fragment)
+        size = sum(wire(min(fragment, cell.size - at)) for at in range(0, cell.size, fragment)) / parts
+        arrives = (1 - loss) * (1 - error) ** (8 * size)
+        away = 1.5 + 1 / arrives + 2 * cell.delay_ms * cell.rate / 1000 / size
+        share = ideal(arrives, away, cell.window - RESERVED[cell.window])
+        best = max(best, share * cell.size / parts / size)
         fragment //= 2
     return best
 

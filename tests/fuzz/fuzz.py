@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fuzzes the C that reads what others wrote: ``python tests/fuzz/run.py [--runs N] [--harness NAME] [--keep]``.
+"""Fuzzes the C that reads what others wrote: ``python tests/fuzz/fuzz.py [--runs N] [--harness NAME] [--keep]``.
 
 Each ``fuzz_*.c`` is a libFuzzer harness, built by clang with AddressSanitizer and UndefinedBehaviorSanitizer. It starts
 from ``corpus/NAME.bin`` (inputs, each after its length as u16) and runs a share of the executions that its speed allows.
@@ -39,7 +39,18 @@ HARNESSES = {
     "delta": Harness(("src/journal/*.c", "src/train/schedule.c", "src/link/crc32.c"), 26, 300),
     "journal": Harness(("src/journal/*.c", "src/train/schedule.c", "src/link/crc32.c"), 18, 460),
     "rows": Harness(("src/pack/*.c",), 19, 420),
-    "device": Harness(("src/device.c", "src/ctx.c", "src/link/*.c", "src/journal/*.c", "src/train/schedule.c", "src/train/take_grad.c"), 1, 500),
+    "device": Harness(
+        (
+            "src/device.c",
+            "src/ctx.c",
+            "src/link/*.c",
+            "src/journal/*.c",
+            "src/train/schedule.c",
+            "src/train/take_grad.c",
+        ),
+        1,
+        500,
+    ),
 }
 
 
