@@ -137,8 +137,8 @@ def model_options(command: Command) -> Command:
                 show_default=True,
                 metavar="none|last|bias|full|auto|random|SPEC",
                 help="What learns on the device: nothing, the last layer with weights, every bias, everything, what lowers the "
-                "loss most within a budget (auto; with --calib that has labels), as much at random, or a list of tensors: "
-                "'conv3.bias,fc.*'.",
+                "loss most within a budget (auto; with --calib that has labels), as much at random, or a list of tensors and of "
+                "slices by output and input channels: 'conv3.bias,fc.*,conv4.weight[:, 0:25%]'.",
             ),
             click.option(
                 "--transport",
