@@ -18,7 +18,19 @@ typedef struct {
 static void fill(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, int32_t c, int32_t count, int16_t *panel) {
     const int32_t taps = p->kernel_h * p->kernel_w, depth = p->in_c / p->groups, outputs = p->out_c / p->groups;
     const uint32_t tap_step = 8u * (uint32_t)((outputs + 1) / 2);
-    for (int32_t o = 0; o < outputs; ++o) {
+    int32_t o = 0;
+    if (count == 4 && tlc_rows_are_raw(w)) { /* two at a time */
+        for (; o + 2 <= outputs; o += 2, panel += 8) {
+            const int8_t *first = tlc_rows_next(w) + c;
+            const int8_t *second = tlc_rows_next(w) + c;
+            int16_t *to = panel;
+            for (int32_t tap = 0; tap < taps; ++tap, first += depth, second += depth, to += tap_step) {
+                tlc_panel_turn(first, second, to);
+            }
+        }
+        panel -= 4 * o;
+    }
+    for (; o < outputs; ++o) {
         const int8_t *row = tlc_rows_next(w) + c;
         int16_t *to = panel + tlc_panel_at((uint32_t)o, 0);
         for (int32_t tap = 0; tap < taps; ++tap, row += depth, to += tap_step) {
@@ -62,8 +74,8 @@ static tlc_panel_sum_t position(const block_t *b, int32_t iy, int32_t ix) {
 
 /* Values at, at + 1, ... of `count` channels from `channel`; all before this position, and of the channels before it
  * all positions, are written. */
-static inline void put(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t pixel, int32_t channel, int32_t count,
-                       const tlc_panel_sum_t *sum) {
+static __attribute__((noinline)) void put(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t pixel,
+                                          int32_t channel, int32_t count, const tlc_panel_sum_t *sum) {
     const uint32_t in_c = (uint32_t)p->in_c, at = pixel * in_c + (uint32_t)channel;
     const int32_t values[4] = {sum->p0, sum->p1, sum->p2, sum->p3};
     int32_t sums[4];
@@ -82,6 +94,53 @@ static inline void put(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t
     }
 }
 
+/* The same for four channels where nothing is added to. */
+static inline __attribute__((always_inline)) void put_4(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t pixel,
+                                                        int32_t channel, int16_t *to, int32_t *total,
+                                                        const tlc_panel_sum_t *sum) {
+    const uint32_t magnitude =
+        tlc_magnitude(sum->p0) | tlc_magnitude(sum->p1) | tlc_magnitude(sum->p2) | tlc_magnitude(sum->p3);
+    if (tlc_is_over(magnitude, *total, TLC_GRAD_BITS)) {
+        put(p, w, pixel, channel, 4, sum);
+        *total = tlc_writer_total(w);
+        return;
+    }
+    const int32_t shift = *total;
+    to[0] = (int16_t)tlc_odd(sum->p0, shift);
+    to[1] = (int16_t)tlc_odd(sum->p1, shift);
+    to[2] = (int16_t)tlc_odd(sum->p2, shift);
+    to[3] = (int16_t)tlc_odd(sum->p3, shift);
+}
+
+/* Four channels of all positions, which all see one output each. */
+static void pointwise(const block_t *b, tlc_writer_t *w, int32_t channel) {
+    const tlc_conv2d_grad_s16_t *p = b->p;
+    const int16_t *g = b->dy;
+    const uint32_t pixels = (uint32_t)(p->in_h * p->in_w), pairs = b->pairs;
+    const int32_t step = p->out_c, to_step = p->in_c;
+    int16_t *to = w->q + channel;
+    int32_t total = tlc_writer_total(w);
+    for (uint32_t i = 0; i < pixels; ++i, g += step, to += to_step) {
+        tlc_panel_sum_t sum = {0, 0, 0, 0};
+        tlc_panel(b->panel, g, pairs, &sum);
+        put_4(p, w, i, channel, to, &total, &sum);
+    }
+}
+
+/* The same where windows have more than one tap. */
+static void windows(const block_t *b, tlc_writer_t *w, int32_t channel) {
+    const tlc_conv2d_grad_s16_t *p = b->p;
+    int16_t *to = w->q + channel;
+    int32_t total = tlc_writer_total(w);
+    uint32_t pixel = 0;
+    for (int32_t iy = 0; iy < p->in_h; ++iy) {
+        for (int32_t ix = 0; ix < p->in_w; ++ix, ++pixel, to += p->in_c) {
+            const tlc_panel_sum_t sum = position(b, iy, ix);
+            put_4(p, w, pixel, channel, to, &total, &sum);
+        }
+    }
+}
+
 void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy, tlc_grad_t *dx,
                                void *scratch) {
     const int32_t depth = p->in_c / p->groups, outputs = p->out_c / p->groups, pixels = p->in_h * p->in_w;
@@ -95,6 +154,14 @@ void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, co
             const int32_t count = depth - c < 4 ? depth - c : 4, channel = group * depth + c;
             after = *w;
             fill(p, &after, c, count, scratch);
+            if (!writer.adds && count == 4) {
+                if (is_pointwise) {
+                    pointwise(&b, &writer, channel);
+                } else {
+                    windows(&b, &writer, channel);
+                }
+                continue;
+            }
             if (is_pointwise) {
                 const int16_t *g = b.dy;
                 for (int32_t i = 0; i < pixels; ++i, g += p->out_c) {

@@ -133,10 +133,35 @@ static void fill_planes(const block_t *b, const int8_t *x, int32_t ky, int32_t k
     }
 }
 
+/* The same of a whole block where nothing is added to; 0: the values are too large for the scale so far. */
+static inline int put_8(const block_t *b, const tlc_writer_t *w, uint32_t column, const tlc_panel_sum_t *v) {
+    const int32_t total = tlc_writer_total(w);
+    uint32_t magnitude = tlc_magnitude(v[0].p0) | tlc_magnitude(v[0].p1) | tlc_magnitude(v[0].p2);
+    magnitude |= tlc_magnitude(v[0].p3) | tlc_magnitude(v[1].p0) | tlc_magnitude(v[1].p1);
+    magnitude |= tlc_magnitude(v[1].p2) | tlc_magnitude(v[1].p3);
+    if (tlc_is_over(magnitude, total, TLC_GRAD_BITS)) {
+        return 0;
+    }
+    const uint32_t row = b->row;
+    int16_t *to = w->q + (uint32_t)(b->first - b->p->out_first) * row + column;
+    *to = (int16_t)tlc_odd(v[0].p0, total), to += row;
+    *to = (int16_t)tlc_odd(v[0].p1, total), to += row;
+    *to = (int16_t)tlc_odd(v[0].p2, total), to += row;
+    *to = (int16_t)tlc_odd(v[0].p3, total), to += row;
+    *to = (int16_t)tlc_odd(v[1].p0, total), to += row;
+    *to = (int16_t)tlc_odd(v[1].p1, total), to += row;
+    *to = (int16_t)tlc_odd(v[1].p2, total), to += row;
+    *to = (int16_t)tlc_odd(v[1].p3, total);
+    return 1;
+}
+
 /* Weights number `column` of the block's output channels. */
 static void put(const block_t *b, tlc_writer_t *w, uint32_t column, const tlc_panel_sum_t *values) {
     int32_t sums[TLC_PANEL];
     uint32_t magnitude = 0;
+    if (!w->adds && b->outputs == TLC_PANEL && put_8(b, w, column, values)) {
+        return;
+    }
     const uint32_t top = (uint32_t)(b->first - b->p->out_first) * b->row;
     for (int32_t o = 0; o < b->outputs; ++o) {
         const tlc_panel_sum_t *four = &values[o / 4];

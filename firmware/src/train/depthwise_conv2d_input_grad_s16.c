@@ -32,8 +32,8 @@ static void spread(const tlc_conv2d_grad_s16_t *p, const int16_t *dy, const plan
     }
 }
 
-static inline int32_t window(const tlc_conv2d_grad_s16_t *p, const int16_t *in, int32_t width, const int16_t *taps,
-                             int32_t columns) {
+static inline __attribute__((always_inline)) int32_t window(const tlc_conv2d_grad_s16_t *p, const int16_t *in,
+                                                            int32_t width, const int16_t *taps, int32_t columns) {
     int32_t sum = 0;
     for (int32_t i = p->kernel_h; i > 0; --i, in += p->dilation_h * width, taps += columns) {
         if (p->dilation_w != 1) {
@@ -62,8 +62,7 @@ static inline int32_t window_3x3(const int16_t *in, int32_t width, tlc_pair_t a,
     return tlc_mac_one(tlc_mac_pair(sum, in, c), in[2], c2);
 }
 
-static inline void put(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t pixel, int32_t channel,
-                       int32_t value) {
+static void put(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t pixel, int32_t channel, int32_t value) {
     const uint32_t in_c = (uint32_t)p->in_c, at = pixel * in_c + (uint32_t)channel;
     const int32_t sum = tlc_writer_sum(w, at, value);
     const uint32_t magnitude = tlc_magnitude(sum);
@@ -75,21 +74,96 @@ static inline void put(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t
     w->q[at] = (int16_t)tlc_odd(sum, w->shift);
 }
 
+/* No dilation, and a width that the compiler knows. */
+static inline __attribute__((always_inline)) int32_t window_wide(const int16_t *in, int32_t width, const int16_t *taps,
+                                                                 const int16_t *end, const int32_t kernel_w) {
+    int32_t sum = 0;
+    for (; taps != end; taps += kernel_w + (kernel_w & 1), in += width) {
+#pragma GCC unroll 4
+        for (int32_t j = 0; j < (kernel_w & ~1); j += 2) {
+            sum = tlc_mac_pair(sum, in + j, tlc_pair(taps + j));
+        }
+        if (kernel_w & 1) {
+            sum = tlc_mac_one(sum, in[kernel_w - 1], taps[kernel_w - 1]);
+        }
+    }
+    return sum;
+}
+
+/* One pixel where nothing is added to. */
+static inline __attribute__((always_inline)) void put_fresh(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w,
+                                                            uint32_t pixel, int32_t channel, int16_t *to,
+                                                            int32_t *total, int32_t value) {
+    if (tlc_is_over(tlc_magnitude(value), *total, TLC_GRAD_BITS)) {
+        put(p, w, pixel, channel, value);
+        *total = tlc_writer_total(w);
+        return;
+    }
+    *to = (int16_t)tlc_odd(value, *total);
+}
+
+/* All pixels of a channel where nothing is added to; `kernel_w`: 0 for a window of any kind. */
+static inline __attribute__((always_inline)) void windows_fresh(const tlc_conv2d_grad_s16_t *p, const int16_t *plane,
+                                                                const plane_size_t *size, const int16_t *taps,
+                                                                tlc_writer_t *w, int32_t channel,
+                                                                const int32_t kernel_w) {
+    const int16_t *const end = taps + p->kernel_h * size->columns;
+    const int32_t width = size->width, step = p->in_c, gap = width - p->in_w;
+    int16_t *to = w->q + channel;
+    int32_t total = tlc_writer_total(w);
+    const uint32_t in_w = (uint32_t)p->in_w, pixels = (uint32_t)p->in_h * in_w;
+    for (uint32_t row = 0; row < pixels; row += in_w, plane += gap) {
+        for (uint32_t pixel = row; pixel < row + in_w; ++pixel, ++plane, to += step) {
+            const int32_t value = kernel_w != 0 ? window_wide(plane, width, taps, end, kernel_w)
+                                                : window(p, plane, width, taps, size->columns);
+            put_fresh(p, w, pixel, channel, to, &total, value);
+        }
+    }
+}
+
+/* 3x3 without dilation. */
+static void windows_3x3(const tlc_conv2d_grad_s16_t *p, const int16_t *plane, int32_t width, const int16_t *taps,
+                        tlc_writer_t *w, int32_t channel) {
+    const tlc_pair_t a = tlc_pair(taps), b = tlc_pair(taps + 4), c = tlc_pair(taps + 8);
+    const int32_t a2 = taps[2], b2 = taps[6], c2 = taps[10], step = p->in_c, gap = width - p->in_w;
+    int16_t *to = w->q + channel;
+    int32_t total = tlc_writer_total(w);
+    const uint32_t in_w = (uint32_t)p->in_w, pixels = (uint32_t)p->in_h * in_w;
+    for (uint32_t row = 0; row < pixels; row += in_w, plane += gap) {
+        for (uint32_t pixel = row; pixel < row + in_w; ++pixel, ++plane, to += step) {
+            put_fresh(p, w, pixel, channel, to, &total, window_3x3(plane, width, a, b, c, a2, b2, c2));
+        }
+    }
+}
+
+static void write_windows(const tlc_conv2d_grad_s16_t *p, const int16_t *plane, const plane_size_t *size,
+                          const int16_t *taps, tlc_writer_t *w, int32_t channel) {
+    switch (p->dilation_h == 1 && p->dilation_w == 1 ? p->kernel_w : 0) {
+    case 3:
+        if (p->kernel_h == 3) {
+            windows_3x3(p, plane, size->width, taps, w, channel);
+        } else {
+            windows_fresh(p, plane, size, taps, w, channel, 3);
+        }
+        break;
+    case 5:
+        windows_fresh(p, plane, size, taps, w, channel, 5);
+        break;
+    case 7:
+        windows_fresh(p, plane, size, taps, w, channel, 7);
+        break;
+    default:
+        windows_fresh(p, plane, size, taps, w, channel, 0);
+        break;
+    }
+}
+
 /* All pixels of a channel: to `sums`, added, or where that is NULL written. */
 static void windows(const tlc_conv2d_grad_s16_t *p, const int16_t *plane, const plane_size_t *size, const int16_t *taps,
                     int32_t *sums, tlc_writer_t *w, int32_t channel) {
-    const int is_3x3 = p->kernel_h == 3 && p->kernel_w == 3 && p->dilation_h == 1 && p->dilation_w == 1;
     uint32_t pixel = 0;
     for (int32_t iy = 0; iy < p->in_h; ++iy) {
         const int16_t *in = plane + iy * size->width;
-        if (is_3x3 && sums == NULL) {
-            const tlc_pair_t a = tlc_pair(taps), b = tlc_pair(taps + 4), c = tlc_pair(taps + 8);
-            const int32_t a2 = taps[2], b2 = taps[6], c2 = taps[10];
-            for (int32_t ix = 0; ix < p->in_w; ++ix, ++in) {
-                put(p, w, pixel++, channel, window_3x3(in, size->width, a, b, c, a2, b2, c2));
-            }
-            continue;
-        }
         for (int32_t ix = 0; ix < p->in_w; ++ix, ++in, ++pixel) {
             const int32_t value = window(p, in, size->width, taps, size->columns);
             if (sums != NULL) {
@@ -122,7 +196,11 @@ void tlc_depthwise_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_row
                 }
             }
             spread(p, tlc_grad_const_values(dy) + channel * share + m, &size, plane);
-            windows(p, plane, &size, taps, sums, &writer, channel);
+            if (sums == NULL && !writer.adds) {
+                write_windows(p, plane, &size, taps, &writer, channel);
+            } else {
+                windows(p, plane, &size, taps, sums, &writer, channel);
+            }
         }
         for (int32_t i = 0; sums != NULL && i < pixels; ++i) {
             put(p, &writer, (uint32_t)i, channel, sums[i]);

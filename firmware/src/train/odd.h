@@ -88,6 +88,14 @@ static inline void tlc_writer_end(const tlc_writer_t *w, tlc_grad_t *grad) {
 /* Shifts rows x cols values, rows `step` apart. */
 void tlc_odd_shift(int16_t *q, uint32_t rows, uint32_t step, uint32_t cols, int32_t shift);
 
+/* What a value that comes is shifted by in all, where nothing is there: both shifts in one. */
+static inline int32_t tlc_writer_total(const tlc_writer_t *w) { return w->fresh + w->shift; }
+
+/* Whether values of this magnitude are too large for that shift. */
+static inline int tlc_is_over(uint32_t magnitude, int32_t total, int32_t bits) {
+    return (magnitude >> total) >> bits != 0;
+}
+
 /* One value, written in the order of memory. */
 static inline void tlc_writer_put(tlc_writer_t *w, uint32_t at, int32_t value) {
     const int32_t sum = tlc_writer_sum(w, at, value);

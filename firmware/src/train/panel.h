@@ -51,6 +51,28 @@ static inline void tlc_panel(const int16_t *panel, const int16_t *b, uint32_t pa
 
 #undef TLC_PANEL_STEP
 
+/* Four values of `a` and four of `b`, turned round: a, b of the first, a, b of the second, ...; `to` is aligned to 4.
+ */
+static inline void tlc_panel_turn(const int8_t *a, const int8_t *b, int16_t *to) {
+    uint32_t even, odd, first, second, pair;
+    __asm__ __volatile__(
+        "ldr %[first], [%[a]]\n\t"
+        "ldr %[second], [%[b]]\n\t"
+        "sxtb16 %[even], %[first]\n\t"
+        "sxtb16 %[odd], %[first], ror #8\n\t"
+        "sxtb16 %[first], %[second]\n\t"
+        "sxtb16 %[second], %[second], ror #8\n\t"
+        "pkhbt %[pair], %[even], %[first], lsl #16\n\t"
+        "pkhtb %[even], %[first], %[even], asr #16\n\t"
+        "pkhbt %[first], %[odd], %[second], lsl #16\n\t"
+        "pkhtb %[odd], %[second], %[odd], asr #16\n\t"
+        "strd %[pair], %[first], [%[to]]\n\t"
+        "strd %[even], %[odd], [%[to], #8]"
+        : [even] "=&r"(even), [odd] "=&r"(odd), [first] "=&r"(first), [second] "=&r"(second), [pair] "=&r"(pair)
+        : [a] "r"(a), [b] "r"(b), [to] "r"(to)
+        : "memory");
+}
+
 #else
 
 static inline void tlc_panel(const int16_t *panel, const int16_t *b, uint32_t pairs, tlc_panel_sum_t *sum) {
@@ -63,6 +85,13 @@ static inline void tlc_panel(const int16_t *panel, const int16_t *b, uint32_t pa
         s3 += panel[6] * first + panel[7] * second;
     }
     *sum = (tlc_panel_sum_t){s0, s1, s2, s3};
+}
+
+static inline void tlc_panel_turn(const int8_t *a, const int8_t *b, int16_t *to) {
+    for (int i = 0; i < 4; ++i) {
+        to[2 * i] = a[i];
+        to[2 * i + 1] = b[i];
+    }
 }
 
 #endif

@@ -4,10 +4,21 @@
 void tlc_scale_grad_s16(const tlc_scale_grad_s16_t *p, tlc_grad_t *dy) {
     tlc_writer_t w = tlc_writer(dy, tlc_grad_times(dy->scale, p->exponent), 0);
     w.bits = p->bits;
-    uint32_t at = 0;
+    const uint32_t step = p->per_channel ? 1 : 0, channels = p->channels;
+    const int32_t bits = p->bits;
+    int32_t total = tlc_writer_total(&w);
+    int16_t *q = w.q;
     for (uint32_t r = 0; r < p->rows; ++r) {
-        for (uint32_t c = 0; c < p->channels; ++c, ++at) {
-            tlc_writer_put(&w, at, w.q[at] * p->mult[p->per_channel ? c : 0]);
+        const int16_t *mult = p->mult;
+        for (const int16_t *const end = q + channels; q != end; ++q, mult += step) {
+            const int32_t value = *q * *mult;
+            const uint32_t magnitude = tlc_magnitude(value);
+            if (tlc_is_over(magnitude, total, bits)) {
+                const uint32_t at = (uint32_t)(q - w.q);
+                tlc_odd_shift(w.q, 1, at, at, tlc_writer_grow(&w, tlc_magnitude(tlc_odd(value, w.fresh))));
+                total = tlc_writer_total(&w);
+            }
+            *q = (int16_t)tlc_odd(value, total);
         }
     }
     tlc_writer_end(&w, dy);
