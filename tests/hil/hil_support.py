@@ -19,6 +19,7 @@ from tlc.boards import Board
 from tlc.bundle import Bundle
 from tlc.frontends.onnx_writer import write_onnx
 from tlc.graph import Graph
+from tlc.learning import Learning
 from tlc.pipeline import Options, compile_model
 from tlc_host.session import Session
 
@@ -75,7 +76,9 @@ class Built:
         return np.random.default_rng(seed).integers(-128, 128, shape, np.int8)
 
 
-def build(graph: Graph, name: str, directory: Path, *, cut: str, train: str = "none") -> Built:
+def build(
+    graph: Graph, name: str, directory: Path, *, cut: str, train: str = "none", learning: Learning | None = None
+) -> Built:
     """Compiles a float graph for a board, calibrated on random inputs, and builds its firmware."""
     directory.mkdir()
     model, calibration, out = directory / "model.onnx", directory / "x.npy", directory / "project"
@@ -84,7 +87,8 @@ def build(graph: Graph, name: str, directory: Path, *, cut: str, train: str = "n
     np.save(
         calibration, np.random.default_rng(1).standard_normal((64, *graph[input_name].shape[1:])).astype(np.float32)
     )
-    compile_model(Options(model, name, out, cut=cut, calib=calibration, train=train))
+    options = Options(model, name, out, cut=cut, calib=calibration, train=train, learning=learning or Learning())
+    compile_model(options)
     board = boards.load(name)
     if name == "native":
         elf = hostbuild.build_native(out)
