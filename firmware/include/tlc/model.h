@@ -106,10 +106,10 @@ typedef struct tlc_model {
     const char *const *layer_names; /* (layer_count) */
     const tlc_tensor_t *inputs;     /* (input_count) */
     const tlc_tensor_t *outputs;    /* (output_count); outputs[0] is the smashed tensor of a split model */
-    const tlc_tensor_t *gradient;   /* float32 or S16, d loss / d outputs[0] as reals; with a loss that has the softmax in it,
-                                       of its logits; NULL for a frozen model */
-    const tlc_param_t *params;      /* (param_count) */
-    void (*init)(tlc_ctx_t *ctx);   /* state <- the values in flash; NULL for a frozen model */
+    const tlc_tensor_t *gradient; /* float32 or S16, d loss / d outputs[0] as reals; with a loss that has the softmax in
+                                     it, of its logits; NULL for a frozen model */
+    const tlc_param_t *params;    /* (param_count) */
+    void (*init)(tlc_ctx_t *ctx); /* state <- the values in flash; NULL for a frozen model */
     /* Recomputes what is derived from the learned tensors, and clears the optimizer's memory (velocities, residuals);
      * call it after writing to them. NULL for a frozen model. */
     void (*refresh)(tlc_ctx_t *ctx);
