@@ -740,6 +740,7 @@ static void take_message_frame(tlc_link_t *link, uint32_t now, const uint8_t *fr
     }
     if (!taken) {
         link->counters.refused++;
+        link->ack_now = 1; /* it will come again: its sender is to know that it was heard */
         return;
     }
     if (ahead > 0) {

@@ -555,7 +555,7 @@ class Link:
                 sent.lost = sent.late = True
                 session.lost += 1
             # While the device is heard the line loses frames, but is neither dead nor stalled.
-            most = HEARD_BACKOFF if session.heard_ms > base else MAX_BACKOFF
+            most = HEARD_BACKOFF if session.heard_ms > base and not session.busy else MAX_BACKOFF
             session.progress_ms = now
             session.backoff = min(session.backoff + 1, most)
         session.look_ms = min(session.look_ms, max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now))
@@ -680,6 +680,7 @@ class Link:
             return
         if not self._place(session, frame, _STREAMS[frame.stream]):
             self.counters.refused += 1
+            session.ack_now = True  # it will come again: its sender is to know that it was heard
             return
         if ahead > 0:
             session.take_bitmap |= 1 << (ahead - 1)
