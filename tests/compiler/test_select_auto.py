@@ -17,6 +17,7 @@ from train_twin import integer, smooth
 from command_line import refused, succeeds
 from small_models import CLASSES, small
 from tlc.errors import DataError, FitError, UsageError
+from tlc.learning import Learning
 from tlc.passes.backward import differentiate
 from tlc.passes.schedule import schedule
 from tlc.passes.select_auto import Budget, Selector, backward_macs
@@ -274,3 +275,26 @@ def test_refusals(
 
 def test_plan_sees_no_data(models: Path, tmp_path: Path) -> None:
     refused(tmp_path, 2, "plan", models / "small.onnx", "--board", "qemu-m4", "--train", "auto", says=("--train last",))
+
+
+def test_the_optimizers_memory_is_in_the_cost() -> None:
+    """What a selection takes beside its integers: sums over samples, velocities, residuals; none of it, interleaved."""
+    graph = integer(NETS["depthwise"](), smooth(SHAPE, 16, seed=7))
+    frozen = schedule(graph)
+
+    def chooser(learning: Learning) -> Selector:
+        def cost(learned: dict[str, str]) -> tuple[int, bool]:
+            program = schedule(graph, differentiate(graph, learned, learning))
+            return program.arena_bytes + program.state_bytes - frozen.arena_bytes - frozen.state_bytes, True
+
+        return Selector(graph, cost, learning=learning)
+
+    many, one, moving = (chooser(learning) for learning in (Learning(), Learning("1"), Learning(momentum=True)))
+    everything = list(many.tensors)
+    elements = sum(graph[name].elements for name in everything)
+    assert moving.cost(everything).bytes - many.cost(everything).bytes in range(4 * elements - 15, 4 * elements + 16)
+    assert one.cost(everything).bytes < many.cost(everything).bytes - elements
+    scores = made_up(many)
+    budget = Budget(many.cost(everything).bytes // 2)
+    totals = [sum(scores[name] for name in each.best(scores, budget)) for each in (moving, many, one)]
+    assert totals == sorted(totals) and totals[0] < totals[2]
