@@ -59,8 +59,29 @@ static void test_copy(const huffman_vector_t *vector) {
     }
 }
 
+/* Channels 1 and 2 of 3 at both taps, of the second and third row of four, have been learned. */
+static void test_slice(void) {
+    static const int8_t frozen[4 * 6] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                                         12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23};
+    static const int8_t learned[2 * 4] = {-1, -2, -3, -4, -5, -6, -7, -8};
+    static const int8_t wanted[4 * 6] = {0,  1,  2,  3,  4,  5,  6,  -1, -2, 9,  -3, -4,
+                                         12, -5, -6, 15, -7, -8, 18, 19, 20, 21, 22, 23};
+    static const tlc_slice_t slice = {.first = 1, .last = 3, .taps = 2, .depth = 3, .offset = 1, .count = 2};
+    int8_t scratch[4 * 6];
+    tlc_rows_t rows = tlc_rows_sliced(tlc_rows_raw(frozen, 6), &slice, learned, scratch);
+    for (unsigned row = 0; row < 4; ++row) {
+        CHECK(memcmp(tlc_rows_next(&rows), wanted + 6 * row, 6) == 0);
+    }
+    CHECK(!tlc_rows_are_raw(&rows));
+    rows = tlc_rows_sliced(tlc_rows_raw(frozen, 6), &slice, learned, scratch);
+    CHECK(memcmp(tlc_rows_next_4(&rows), wanted, sizeof wanted) == 0);
+    tlc_rows_t raw = tlc_rows_raw(wanted, 6);
+    CHECK(tlc_rows_next_4(&raw) == wanted && tlc_rows_next(&raw) == wanted + 24);
+}
+
 int main(void) {
     test_raw();
+    test_slice();
     test_by_hand();
     for (uint32_t i = 0; i < HUFFMAN_VECTOR_COUNT; ++i) {
         test_vector(&huffman_vectors[i]);
