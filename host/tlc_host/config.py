@@ -137,7 +137,7 @@ def explain(algorithm: str = "") -> Iterator[Key]:
         yield _key(Settings, name, "")
     for one in classes:
         for name in one.Settings.model_fields:
-            if name not in Settings.model_fields:
+            if name not in Settings.model_fields or _key(one.Settings, name, "") != _key(Settings, name, ""):
                 yield _key(one.Settings, name, one.name)
 
 
@@ -157,7 +157,6 @@ def _kind(annotation: Any, metadata: list[Any]) -> str:
         for name, sign in bounds.items()
         if getattr(rule, name, None) not in (None, float("inf"))
     ]
-    kind = {"int": "whole number", "float": "number", "str": "text", "Path": "file"}.get(
-        getattr(annotation, "__name__", ""), "text"
-    )
+    kinds = {"int": "whole number", "float": "number", "bool": "true or false"}
+    kind = "file" if "Path" in str(annotation) else kinds.get(getattr(annotation, "__name__", ""), "text")
     return ", ".join([kind, *rules])

@@ -602,3 +602,78 @@ def test_what_needs_outputs_is_refused_without(root: Path) -> None:
         with pytest.raises(ConfigError, match="there is no host segment"):
             ALGORITHMS[name].require(whole, "p")
     ALGORITHMS["fedavg"].require(whole, "p")
+
+
+# ---- scale ----
+
+
+@pytest.mark.parametrize("name", ["epsl", "edgesplit"])
+def test_a_fleet_is_its_twins(root: Path, name: str) -> None:
+    """Forty sessions at once through the link code: losses as of the twins called directly."""
+    from tlc_host.fleet import fleet
+
+    settings = {"algorithm": name, "batches": 2, "batch": 2, "lr": 0.1, "seed": 5, "exchange": "sample"}
+    if name == "epsl":
+        settings["phi"] = 1.0
+    seen: list[Any] = []
+    result = asyncio.run(
+        fleet(root / "split", 40, plan({**settings, "rounds": 1}), data=root / "data.npz", on_event=seen.append)
+    )
+    direct = run(root / "split", 40, **{**settings, "rounds": 2})
+    found = [event.loss for event in seen if isinstance(event, RoundDone)]
+    assert found == [done.loss for done in direct.rounds]
+    assert result.left_out == 0 and result.rounds == 1 and result.bytes_up > 40 * 2 * 2 * 24
+    if name == "epsl":
+        assert [event.metrics["server_backward_rows"] for event in seen if isinstance(event, RoundDone)] == [4, 4]
+
+
+def test_the_fleet_command(root: Path) -> None:
+    from command_line import refused, succeeds
+
+    out = succeeds(
+        "fleet", root / "split", "--devices", 7, "--batches", 1, "--batch", 2, "--algorithm", "psl", "--json"
+    ).json
+    assert out["devices"] == 7 and out["algorithm"] == "psl" and out["rounds_per_s"] > 0 and out["peak_bytes"] > 1e7
+    few = ("--devices", 1201, "--data", root / "data.npz")
+    refused(root, 1, "fleet", root / "split", *few, says=("1200 samples for 1201 devices",))
+
+
+# ---- the command line ----
+
+
+def test_settings_from_a_file_the_command_line_and_set(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from command_line import refused, succeeds
+
+    (tmp_path / "tlc.toml").write_text('[train]\nalgorithm = "epsl"\nphi = 0.5\nrounds = 2\nbatches = 1\nbatch = 2\n')
+    monkeypatch.chdir(tmp_path)
+    command = ("serve", root / "split", "--device", "twin", "--device", "twin", "--train", root / "data.npz", "--once")
+    curves = tmp_path / "c.svg"
+    answer = succeeds(*command, "--json", "--set", "phi=1.0", "--batches", 2, "--curves", curves).json
+    assert answer["algorithm"] == "epsl" and [done["samples"] for done in answer["rounds"]] == [8, 8]
+    rows = [done["metrics"]["server_backward_rows"] for done in answer["rounds"]]
+    assert rows == [4, 4]  # phi from --set, batches from the option
+    assert curves.read_text().count("<polyline") == 2
+    shown = succeeds("config").out
+    assert "phi = 0.5" in shown and "algorithm = 'epsl'" in shown
+    (tmp_path / "tlc.toml").write_text('[train]\nalgorithm = "epsl"\nphii = 0.5\n')
+    refused(tmp_path, 2, *command, says=("tlc.toml", "algorithm 'epsl' has no key 'phii'", "did you mean phi"))
+    (tmp_path / "tlc.toml").write_text("[train]\nrounds = [\n")
+    refused(tmp_path, 2, *command, says=("tlc.toml", "is no TOML"))
+    (tmp_path / "tlc.toml").write_text("[tran]\nrounds = 1\n")
+    refused(tmp_path, 2, *command, says=("tlc.toml", "no table 'tran'", "[train]"))
+    (tmp_path / "tlc.toml").unlink()
+    refused(tmp_path, 2, *command, "--algorithm", "esplit", says=("--algorithm", "no algorithm 'esplit'", "epsl"))
+    refused(tmp_path, 2, *command, "--set", "phi", says=("--set", "'phi' is no KEY=VALUE"))
+
+
+def test_every_key_is_explained() -> None:
+    from command_line import succeeds
+
+    text = succeeds("config", "--explain").out
+    for algorithm in ALGORITHMS.values():
+        for key, field in algorithm.Settings.model_fields.items():
+            assert f"{key} = " in text and (field.description or "?") in text
+    keys = succeeds("config", "--explain", "--algorithm", "epsl", "--json").json
+    assert [key["name"] for key in keys if key["algorithm"]] == ["phi"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tlc_host.algorithms.base import RoundDone
     from tlc_host.bench import BenchResult
     from tlc_host.config import Key
+    from tlc_host.fleet import FleetResult
     from tlc_host.weights import Difference
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "show_compiled",
     "show_config",
     "show_differences",
+    "show_fleet",
     "show_journal",
     "show_plan",
     "show_rounds",
@@ -253,3 +255,32 @@ def show_config(keys: Sequence[Key]) -> None:
     for key in keys:
         only = f"  ({key.algorithm} only)" if key.algorithm else ""
         click.echo(f"{key.name} = {key.default!r}{only}\n    {key.kind}\n    {key.description}")
+
+
+def show_fleet(result: FleetResult) -> None:
+    """The table at the end of ``tlc fleet``."""
+    from tlc_host.live import size
+
+    table(
+        f"{result.devices:,} twins, {result.algorithm}",
+        ["", ""],
+        [
+            ["rounds per second", f"{result.rounds_per_s:.3g}"],
+            ["processor time per round", f"{result.cpu_s / result.rounds:.2f} s"],
+            ["samples per second", f"{result.samples_per_s:,.0f}"],
+            [
+                "on the link per round and device",
+                f"{_per(result, result.bytes_up, size)} up, {_per(result, result.bytes_down, size)} down",
+            ],
+            ["greeted in", f"{result.connect_s:.1f} s"],
+            ["memory of a twin", size(result.twin_bytes)],
+            ["most memory of the process", size(result.peak_bytes)],
+            ["longest pause of the event loop", f"{result.longest_lag_s:.2f} s"],
+            ["left out", f"{result.left_out:,}"],
+            ["loss of the last round", f"{result.loss:.4f}"],
+        ],
+    )
+
+
+def _per(result: FleetResult, count: int, size: Callable[[float], str]) -> str:
+    return size(count / result.rounds / result.devices)
