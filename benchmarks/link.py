@@ -53,11 +53,13 @@ def build(directory: Path) -> Path:
     """The devices' program, with buffers for eight messages each way."""
     firmware, program = ROOT / "firmware", directory / "link_device"
     sources = [ROOT / "benchmarks/link_device.c", firmware / "src/device.c", firmware / "src/ctx.c"]
-    sources += sorted((firmware / "src/link").glob("*.c"))
+    for part in ("link", "train", "kernels", "journal", "pack"):
+        sources += sorted((firmware / "src" / part).glob("*.c"))
     command = [
         "gcc",
         "-std=c99",
         "-O2",
+        "-ffp-contract=off",
         "-DTLC_LINK_INCOMING=16",
         "-DTLC_LINK_OUTGOING=18",
         f"-I{firmware / 'include'}",
