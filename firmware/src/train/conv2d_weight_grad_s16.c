@@ -53,22 +53,22 @@ static int32_t spread_4(const int8_t *x, int32_t step, int32_t count, int32_t zp
         memcpy(&second, x + step, sizeof second);
         x += 2 * step;
         uint32_t pair;
-        __asm__("sxtab16 %[even], %[offset], %[first]\n\t" /* channels 0 and 2 of the first position */
-                "sxtab16 %[odd], %[offset], %[first], ror #8\n\t"
-                "sxtab16 %[first], %[offset], %[second]\n\t"
-                "sxtab16 %[second], %[offset], %[second], ror #8\n\t"
-                "pkhbt %[pair], %[even], %[first], lsl #16\n\t"
-                "str %[pair], [%[a]], #4\n\t"
-                "pkhbt %[pair], %[odd], %[second], lsl #16\n\t"
-                "str %[pair], [%[b]], #4\n\t"
-                "pkhtb %[pair], %[first], %[even], asr #16\n\t"
-                "str %[pair], [%[c]], #4\n\t"
-                "pkhtb %[pair], %[second], %[odd], asr #16\n\t"
-                "str %[pair], [%[d]], #4\n\t"
-                : [even] "=&r"(even), [odd] "=&r"(odd), [first] "+r"(first), [second] "+r"(second), [pair] "=&r"(pair),
-                  [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d)
-                : [offset] "r"(offset)
-                : "memory");
+        __asm__ __volatile__("sxtab16 %[even], %[offset], %[first]\n\t" /* channels 0 and 2 of the first position */
+                             "sxtab16 %[odd], %[offset], %[first], ror #8\n\t"
+                             "sxtab16 %[first], %[offset], %[second]\n\t"
+                             "sxtab16 %[second], %[offset], %[second], ror #8\n\t"
+                             "pkhbt %[pair], %[even], %[first], lsl #16\n\t"
+                             "str %[pair], [%[a]], #4\n\t"
+                             "pkhbt %[pair], %[odd], %[second], lsl #16\n\t"
+                             "str %[pair], [%[b]], #4\n\t"
+                             "pkhtb %[pair], %[first], %[even], asr #16\n\t"
+                             "str %[pair], [%[c]], #4\n\t"
+                             "pkhtb %[pair], %[second], %[odd], asr #16\n\t"
+                             "str %[pair], [%[d]], #4\n\t"
+                             : [even] "=&r"(even), [odd] "=&r"(odd), [first] "+r"(first), [second] "+r"(second),
+                               [pair] "=&r"(pair), [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d)
+                             : [offset] "r"(offset)
+                             : "memory");
     }
     return i;
 }
