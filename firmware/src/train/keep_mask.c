@@ -3,14 +3,13 @@
 
 void tlc_keep_mask_s8(const tlc_mask_grad_t *p, const int8_t *y, uint8_t *bits) {
     const int32_t low = p->low, high = p->high;
-    for (uint32_t i = 0; i < p->elements; i += 8, ++bits) {
-        const uint32_t count = p->elements - i < 8 ? p->elements - i : 8;
-        uint32_t byte = 0;
-        for (uint32_t bit = 0; bit < count; ++bit) {
-            const int32_t value = *y++;
-            byte |= (uint32_t)(value > low && value < high) << bit;
+    uint32_t byte = 0;
+    for (uint32_t i = 0; i < p->elements; ++i) {
+        byte |= (uint32_t)(y[i] > low && y[i] < high) << (i & 7u);
+        if ((i & 7u) == 7u || i + 1 == p->elements) {
+            *bits++ = (uint8_t)byte;
+            byte = 0;
         }
-        *bits = (uint8_t)byte;
     }
 }
 
