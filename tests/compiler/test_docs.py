@@ -128,7 +128,7 @@ def python_mentions() -> list[Any]:
 def test_python_files_and_modules_exist(words: list[str]) -> None:
     if words[0] == "-m":
         name = words[1].replace(".", "/")
-        places = [folder / f"{name}{end}" for folder in (ROOT / "compiler", ROOT / "host") for end in (".py", "")]
+        places = [folder / f"{name}{end}" for folder in (ROOT, ROOT / "compiler", ROOT / "host") for end in (".py", "")]
         assert words[1] in ("pip", "venv", "pytest") or any(place.exists() for place in places)
     else:
         assert (ROOT / words[0]).is_file()
