@@ -16,11 +16,12 @@ from train_twin import integer, layers
 from tlc.graph import Graph
 from tlc.learn.fake_quant import FakeQuantModule
 from tlc.learn.module import GraphModule
-from tlc.learning import Learning
+from tlc.learning import Arithmetic, Learning
 from tlc.ops import REGISTRY
 from tlc.ops.losses import loss_gradient, loss_head
 from tlc.passes.backward import differentiate
 from tlc.reference_train import ReferenceTrainer
+from tlc.reference_train_int import reference_trainer
 
 SAMPLES = 96
 
@@ -69,8 +70,10 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
-def our_gradients(graph: Graph, q: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    trainer = ReferenceTrainer(graph, differentiate(graph, layers(graph)))
+def our_gradients(
+    graph: Graph, q: np.ndarray, labels: np.ndarray, learning: Learning | None = None
+) -> dict[str, np.ndarray]:
+    trainer = reference_trainer(graph, differentiate(graph, layers(graph), learning))
     quant = graph[graph.outputs[0]].quant
     assert quant is not None
     for image, label in zip(q, labels, strict=True):
@@ -84,8 +87,9 @@ def our_gradients(graph: Graph, q: np.ndarray, labels: np.ndarray) -> dict[str, 
     return {name: np.moveaxis(g, 0, axes.get(name) or 0) for name, g in trainer.gradients().items()}
 
 
+@pytest.mark.parametrize(("arithmetic", "least"), [("float", 0.999), ("int", 0.99)])
 @pytest.mark.parametrize("name", NETS)
-def test_gradients_of_the_fake_quantized_graph(name: str) -> None:
+def test_gradients_of_the_fake_quantized_graph(name: str, arithmetic: Arithmetic, least: float) -> None:
     _, graph = trained(name)
     x, labels = digits()
     quant = graph["input"].quant
@@ -97,10 +101,10 @@ def test_gradients_of_the_fake_quantized_graph(name: str) -> None:
         top = module({"input": q})[graph.outputs[0]]
         loss = loss_of(top, labels)
     theirs = tape.gradient(loss, [module.constants[n] for n in learned])
-    ours = our_gradients(graph, q, labels)
+    ours = our_gradients(graph, q, labels, Learning(arithmetic=arithmetic))
     cosines = {n: cosine(ours[n], their.numpy()) for n, their in zip(learned, theirs, strict=True)}
-    print(name, {n: round(c, 5) for n, c in cosines.items()})
-    assert min(cosines.values()) >= 0.999, cosines
+    print(name, arithmetic, {n: round(c, 5) for n, c in cosines.items()})
+    assert min(cosines.values()) >= least, cosines
     for n, their in zip(learned, theirs, strict=True):
         size = np.linalg.norm(ours[n]) / np.linalg.norm(their.numpy())
         assert 0.97 < size < 1.03, (n, size)
