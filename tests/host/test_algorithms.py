@@ -677,3 +677,49 @@ def test_every_key_is_explained() -> None:
             assert f"{key} = " in text and (field.description or "?") in text
     keys = succeeds("config", "--explain", "--algorithm", "epsl", "--json").json
     assert [key["name"] for key in keys if key["algorithm"]] == ["phi"]
+
+
+def test_the_page_is_what_the_files_say() -> None:
+    from tlc_host.docs import with_algorithms
+
+    page = (Path(__file__).resolve().parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    assert with_algorithms(page) == page, "run python -m tlc_host.docs"
+
+
+# ---- the host segment and the event loop ----
+
+
+def test_the_loop_goes_on_while_the_host_segment_computes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    model = fresh(root / "split")
+    ticked = threading.Event()
+    original = model.gradient
+
+    def slow(*arguments: Any, **more: Any) -> Any:
+        assert ticked.wait(20), "the event loop stood still"
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(model, "gradient", slow)
+
+    def soon(loop: Loop) -> None:
+        asyncio.get_running_loop().call_later(0.05, ticked.set)
+
+    assert run(root / "split", 2, algorithm="psl", batches=1, before=soon).rounds[0].samples == 8
+
+
+def test_an_answer_of_another_batch_is_refused(root: Path) -> None:
+    from tlc.errors import ProtocolError
+    from tlc.twin import Twin
+    from tlc_host import messages as m
+    from tlc_host.session import SmashedReply
+
+    class Mixed:
+        name, hello = "mixed up", m.Hello()
+
+        async def forward(self, x: Any, *, keep: bool, step: int, batch: int) -> SmashedReply:
+            return SmashedReply(1, (np.zeros(24, np.int8),), 0, batch=batch + 1)
+
+    device = LinkDevice(Mixed(), Twin(root / "split").bundle)  # type: ignore[arg-type]
+    with pytest.raises(ProtocolError, match="mixed up: asked for batch 1 with 24 values, it sent batch 2 with 24"):
+        asyncio.run(device.forward(np.zeros((1, 64), np.int8)))
