@@ -1,15 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tlc/train.h"
 
-void tlc_keep_mask_s8(const tlc_mask_grad_t *p, const int8_t *y, uint8_t *bits) {
-    const int32_t low = p->low, high = p->high;
+/* The bits of `count` values, at most 8; `span` values from `first` pass. */
+static inline uint32_t bits_of(const int8_t *y, uint32_t count, int32_t first, uint32_t span) {
     uint32_t byte = 0;
-    for (uint32_t i = 0; i < p->elements; ++i) {
-        byte |= (uint32_t)(y[i] > low && y[i] < high) << (i & 7u);
-        if ((i & 7u) == 7u || i + 1 == p->elements) {
-            *bits++ = (uint8_t)byte;
-            byte = 0;
-        }
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < count; ++i) {
+        byte |= (uint32_t)((uint32_t)(y[i] - first) < span) << i;
+    }
+    return byte;
+}
+
+void tlc_keep_mask_s8(const tlc_mask_grad_t *p, const int8_t *y, uint8_t *bits) {
+    const int32_t first = p->low + 1;
+    const uint32_t span = (uint32_t)(p->high > first ? p->high - first : 0), rest = p->elements & 7u;
+    for (const int8_t *const end = y + (p->elements - rest); y != end; y += 8) {
+        *bits++ = (uint8_t)bits_of(y, 8, first, span);
+    }
+    if (rest != 0) {
+        *bits = (uint8_t)bits_of(y, rest, first, span);
     }
 }
 
