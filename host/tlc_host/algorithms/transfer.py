@@ -2,7 +2,7 @@
 """Transfer learning to each device, with correlation alignment: Sun and Saenko, "Deep CORAL", arXiv 1607.01719; the survey's
 equation 3 with R_S and R_n the covariances of the features of source and device.
 
-The network was trained on the host. Each device adapts its own T (all of it, or what ``tlc compile --train`` chose), L stays as it is:
+The network was trained on the host. Each device adapts its own T (all of it, or what it was compiled to learn), L stays as it is:
 
 1. z = T(x) of a batch; the gradient of α · loss(L(z), y) as far as there are labels (α = ``supervised``);
 2. plus λ times that of the CORAL loss between the batch's features and the source's,
