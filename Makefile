@@ -26,10 +26,17 @@ export PLATFORMIO_DISABLE_UPGRADE_CHECK := true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?=
 
+# Tests build the same runtime many times over, in other directories.
+export PATH := /usr/lib/ccache:$(PATH)
+export CCACHE_BASEDIR := $(or $(TMPDIR),/tmp)
+export CCACHE_NOHASHDIR := 1
+export CCACHE_DEPEND := 1
+export CCACHE_MAXSIZE ?= 1G
+
 # program=package
 SYSTEM := arm-none-eabi-gcc=gcc-arm-none-eabi riscv64-unknown-elf-gcc=gcc-riscv64-unknown-elf \
 	xtensa-lx106-elf-gcc=gcc-xtensa-lx106 qemu-system-arm=qemu-system-arm qemu-system-riscv32=qemu-system-misc \
-	cmake=cmake ninja=ninja-build gcc=gcc clang=clang clang-format=clang-format cppcheck=cppcheck tshark=tshark
+	ccache=ccache cmake=cmake ninja=ninja-build gcc=gcc clang=clang clang-format=clang-format cppcheck=cppcheck tshark=tshark
 # packages without a program of their own, known by a file
 LIBRARIES := /usr/lib/arm-none-eabi/newlib=libnewlib-arm-none-eabi \
 	/usr/lib/picolibc/riscv64-unknown-elf=picolibc-riscv64-unknown-elf \
