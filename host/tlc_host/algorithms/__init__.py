@@ -15,6 +15,7 @@ from tlc_host.algorithms.fedavg import FedAvg
 from tlc_host.algorithms.fedprox import FedProx
 from tlc_host.algorithms.gossip import Gossip
 from tlc_host.algorithms.local import Local
+from tlc_host.algorithms.multihop import MultiHop
 from tlc_host.algorithms.psl import PSL
 from tlc_host.algorithms.splitfed_v1 import SplitFedV1
 from tlc_host.algorithms.splitfed_v2 import SplitFedV2
@@ -27,7 +28,7 @@ __all__ = ["ALGORITHMS", "find"]
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm
     for algorithm in (
-        *(VSL, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2),
+        *(VSL, MultiHop, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2),
         *(FedAvg, FedProx, FedAsync, ClusteredFL, Gossip, TinyReptile, OnlineDistillation, Transfer, Local),
     )
 }
