@@ -148,6 +148,8 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tasks = [TASKS[name] for name in arguments.tasks or TASKS]
+    if not arguments.tune and not RATES.exists():
+        sys.exit(f"there are no learning rates in {RATES}: run with --tune first")
     methods = [METHODS[name] for name in arguments.methods.split(",")]
     arguments.cache.mkdir(parents=True, exist_ok=True)
     results = []

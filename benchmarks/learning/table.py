@@ -39,11 +39,12 @@ def _accuracies(
     by: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], tasks: Mapping[str, Task], methods: Sequence[str]
 ) -> list[list[str]]:
     rows = []
+    seeds = max(len(found) for found in by.values())
     for name, task in tasks.items():
         figures = next(list(by[name, m][0]["accuracy"]) for m in methods if by[name, m])
         for number, figure in enumerate(figures):
             title = task.title if len(figures) == 1 else f"{task.title}: {figure}"
-            cells = [_spread([row["accuracy"][figure] for row in by[name, m]]) for m in methods]
+            cells = [_spread([row["accuracy"][figure] for row in by[name, m]], seeds) for m in methods]
             rows.append([title, *cells] if number == 0 else [f"… {figure}", *cells])
     means = []
     for m in methods:
@@ -66,11 +67,12 @@ def _costs(
     return rows
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], seeds: int) -> str:
+    """With the number of seeds, where it is smaller than elsewhere."""
     if not values:
         return ""
     deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.1f}{deviation}"
+    return f"{np.mean(values):.1f}{deviation}" + (f" ({len(values)})" if len(values) < seeds else "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
