@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from tlc import __version__
+from tlc.cli_boards import add_boards
 from tlc.cli_link import add_link
 from tlc.cli_runs import add_runs
 from tlc.errors import TlcError
@@ -946,6 +947,7 @@ class progress:
 
 add_runs(cli, common, examples)
 add_link(cli, common, examples, DEVICES)
+add_boards(cli, common, examples)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@
     └── LinkError               the link to a device cannot be opened, or broke
         ├── DeviceTimeout       the device does not answer
         ├── DeviceReset         the device restarted: greet it again
+        │   └── DeviceFault     it crashed, and said where
         ├── DeviceError         the device answered with a status other than OK
         └── ProtocolError       the peer breaks the protocol or speaks another version
 
@@ -37,6 +38,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DeviceError",
+    "DeviceFault",
     "DeviceReset",
     "DeviceTimeout",
     "FitError",
@@ -129,6 +131,13 @@ class DeviceTimeout(LinkError):
 
 class DeviceReset(LinkError):
     """The device restarted; greet it again."""
+
+
+class DeviceFault(DeviceReset):
+    """The device crashed."""
+
+    dump: str = ""
+    """Its last words, for ``tlc symbolize``."""
 
 
 class DeviceError(LinkError):

@@ -31,11 +31,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tlc.errors import BundleMismatch, DeviceError, DeviceReset, DeviceTimeout, LinkError, ProtocolError, TlcError
+from tlc.errors import (
+    BundleMismatch,
+    DeviceError,
+    DeviceFault,
+    DeviceReset,
+    DeviceTimeout,
+    LinkError,
+    ProtocolError,
+    TlcError,
+)
 from tlc_host import messages as m
 from tlc_host.capture import captured
 from tlc_host.link import EndReason, Link, State
 from tlc_host.link.endpoint import Counters
+from tlc_host.link.frame import FAULT
 from tlc_host.transports import Transport, open_transport
 
 if TYPE_CHECKING:
@@ -124,6 +134,7 @@ class Session:
         self._welcome = 0
         self._greeted = asyncio.Event()
         self._reset: DeviceReset | None = None
+        self._crash: asyncio.Future[DeviceFault] | None = None
         self._broken: TlcError | None = None
         self._closed = False
         self._sampled: dict[int, m.Smashed] = {}
@@ -595,11 +606,17 @@ class Session:
 
     async def _wait_greeted(self) -> None:
         waiter = asyncio.ensure_future(self._greeted.wait())
+        crash = self._crash = asyncio.get_running_loop().create_future()
         assert self._reader is not None
         try:
-            await asyncio.wait({waiter, self._reader}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {waiter, self._reader, crash}, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             waiter.cancel()
+            crash.cancel()
+        if not crash.cancelled():
+            raise crash.result()
         if self._broken is not None:
             raise self._broken
         if not self._greeted.is_set():
@@ -705,6 +722,8 @@ class Session:
     # ---- what comes in ----
 
     def _look(self) -> None:
+        while self._link.faults:
+            self._take_fault(self._link.faults.popleft())
         while self._link.events:
             event = self._link.events.popleft()
             self._greeted.clear()
@@ -771,7 +790,8 @@ class Session:
                 )
             )
             return
-        if self._token and (hello.boot != self.hello.boot or hello.token != self._token):
+        crashed = isinstance(self._reset, DeviceFault)
+        if not crashed and self._token and (hello.boot != self.hello.boot or hello.token != self._token):
             reason = (
                 m.ResetReason(hello.reset).name.lower()
                 if hello.reset in m.ResetReason._value2member_map_
@@ -787,6 +807,23 @@ class Session:
         self._token = secrets.randbelow(0xFFFFFFFF) + 1
         self._welcome = self._number()
         self._outbox.append(m.Welcome(request=self._welcome, token=self._token, bundle_hash=self._hash))
+
+    def _take_fault(self, wire: bytes) -> None:
+        """The last words of a device; one that restarts after them is greeted as after any restart."""
+        dump = "".join(c for c in wire.decode("ascii", "replace") if c.isprintable())
+        dump = dump[dump.find(FAULT.decode()) :]
+        error = DeviceFault(
+            f"the device crashed ({dump})",
+            where=self.name,
+            remedy="tlc symbolize DIR with this line names the source line",
+        )
+        error.dump = dump
+        self._on_log(logging.ERROR, dump)
+        self._reset = error
+        self._greeted.clear()
+        self._fail_pending(error)
+        if self._crash is not None and not self._crash.done():  # who waits for a greeting waits in vain
+            self._crash.set_result(error)
 
     def _take_welcomed(self) -> None:
         self.hello = replace(self.hello, token=self._token)

@@ -244,11 +244,14 @@ def test_a_fault_is_told_and_ends(name: str, command: str, value: int, projects:
     ):
         probe.command(command, value)
         said = probe.rest().decode()
-        told = re.fullmatch(r"\r\ntlc fault: cause (\w{8}) pc (\w{8}) lr \w{8} sp \w{8} detail (\w{8})\r\n", said)
-        assert told and int(told[1], 16) > 0
-        # An overflow takes the program counter with it where the core has no limit for the stack.
-        assert int(told[2], 16) > 0 or command == "d"
-        assert int(told[3], 16) > 0 or name == "qemu-m0"  # which tells no more
+        told = re.fullmatch(
+            r"\0\r\ntlc fault: ([a-z ]+); cause (\w{8}) pc (\w{8}) lr \w{8} sp \w{8} detail (\w{8}) build (\w{16})\r\n\0",
+            said,
+        )
+        assert told and int(told[2], 16) > 0
+        assert told[1] == ("stack overflow" if command == "d" else "hard fault" if name == "qemu-m0" else "bus error")
+        assert int(told[3], 16) > 0 and told[5] != 16 * "0"
+        assert int(told[4], 16) > 0 or name == "qemu-m0"  # which tells no more
         assert process.wait(10) == 70
 
 

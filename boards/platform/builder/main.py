@@ -73,7 +73,7 @@ if "ldscript" in manifest["build"]:
         fail(f"there is no linker script {script}; generate the project again")
     env.Replace(LDSCRIPT_PATH=script)
     env.Append(
-        LINKFLAGS=["-nostartfiles"]
+        LINKFLAGS=["-nostartfiles", "-Wl,--build-id=sha1"]
         + [f"-Wl,--defsym={name}={value:#x}" for name, value in sorted(settings["symbols"].items())]
     )
 

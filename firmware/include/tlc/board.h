@@ -41,4 +41,11 @@ __attribute__((noreturn))
 #endif
 void tlc_board_exit(int code);
 
+/* Ends the program because it cannot go on: tells the host `what` (one line, a few words) and where it was called, as a
+ * fault of the processor does, and exits with code 70. assert() and abort() of a bare-metal board do the same. */
+#if defined(__GNUC__)
+__attribute__((noreturn))
+#endif
+void tlc_board_panic(const char *what);
+
 #endif /* TLC_BOARD_H */

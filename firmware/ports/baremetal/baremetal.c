@@ -8,6 +8,8 @@
 
 #define PAINT 0xA5A5A5A5u
 #define FAULT_EXIT_CODE 70
+#define BUILD_HEADER_BYTES 16u
+#define BUILD_BYTES 8u       /* of the hash, that are told */
 #define FAULT_SPINS 1000000u /* a UART that takes nothing must not hold the exit for ever */
 
 static bool busy; /* bytes went in or out since the main loop last looked */
@@ -141,19 +143,58 @@ static void fault_text(const char *text) {
     }
 }
 
-static void fault_hex(const char *name, uint32_t value) {
-    fault_text(name);
-    for (int shift = 28; shift >= 0; shift -= 4) {
+static void fault_digits(uint32_t value, int bits) {
+    for (int shift = bits - 4; shift >= 0; shift -= 4) {
         fault_put("0123456789abcdef"[(value >> shift) & 15u]);
     }
 }
 
+static void fault_hex(const char *name, uint32_t value) {
+    fault_text(name);
+    fault_digits(value, 32);
+}
+
 void tlc_fault(const tlc_fault_t *fault) {
-    fault_hex("\r\ntlc fault: cause ", fault->cause);
+    const bool overflow = fault->cause != 0 && fault->sp <= (uint32_t)(uintptr_t)tlc_stack_bottom;
+    fault_put('\0');
+    fault_text("\r\ntlc fault: ");
+    fault_text(overflow ? "stack overflow" : fault->what);
+    if (fault->which != NULL) {
+        fault_text(fault->which);
+    }
+    fault_hex("; cause ", fault->cause);
     fault_hex(" pc ", fault->pc);
     fault_hex(" lr ", fault->lr);
     fault_hex(" sp ", fault->sp);
     fault_hex(" detail ", fault->detail);
+    fault_text(" build ");
+    const bool known = (uintptr_t)tlc_build_id_end - (uintptr_t)tlc_build_id >= BUILD_HEADER_BYTES + BUILD_BYTES;
+    for (uint32_t i = 0; i < BUILD_BYTES; i++) {
+        fault_digits(known ? tlc_build_id[BUILD_HEADER_BYTES + i] : 0u, 8);
+    }
     fault_text("\r\n");
+    fault_put('\0');
     tlc_board_exit(FAULT_EXIT_CODE);
 }
+
+/* The call lies two bytes before where it returns to, whatever the core; an Arm address tells its state in bit 0. */
+__attribute__((noreturn)) static void panic_at(const char *what, const char *which, const void *returns_to) {
+    const uint32_t pc = ((uint32_t)(uintptr_t)returns_to & ~1u) - 2u;
+    const uint32_t sp = (uint32_t)(uintptr_t)__builtin_frame_address(0);
+    const tlc_fault_t fault = {.what = what, .which = which, .pc = pc, .sp = sp};
+    tlc_fault(&fault);
+}
+
+void tlc_board_panic(const char *what) { panic_at(what, NULL, __builtin_return_address(0)); }
+
+/* What assert() of newlib and picolibc calls, and abort(): theirs need stdio and signals. */
+void __assert_func(const char *file, int line, const char *function, const char *expression);
+__attribute__((noreturn)) void __assert_func(const char *file, int line, const char *function, const char *expression) {
+    (void)file; /* the address tells both */
+    (void)line;
+    (void)function;
+    panic_at("assertion failed: ", expression, __builtin_return_address(0));
+}
+
+void abort(void);
+__attribute__((noreturn)) void abort(void) { panic_at("abort", NULL, __builtin_return_address(0)); }

@@ -18,6 +18,15 @@
 #define GUARD_64K 0x1000001Fu /* 64 KiB, no access, no execution */
 #define SEMIHOSTING_EXIT_EXTENDED 0x20
 #define SEMIHOSTING_APPLICATION_EXIT 0x20026u
+#define CFSR_MEMORY 0x000000FFu
+#define CFSR_BUS 0x0000FF00u
+#define CFSR_UNDEFINED (1u << 16)
+#define CFSR_STATE (7u << 16)
+#define CFSR_STACK (1u << 20)
+#define CFSR_UNALIGNED (1u << 24)
+#define CFSR_DIVISION (1u << 25)
+#define FIRST_INTERRUPT 16u
+#define NON_MASKABLE 2u
 #define FRAME_LR 5
 #define FRAME_PC 6
 
@@ -39,20 +48,64 @@ __attribute__((noreturn)) void tlc_board_exit(int code) {
 
 void tlc_core_wait(void) { __asm__ volatile("dsb\n\twfi\n\tisb" ::: "memory"); }
 
+static const char *cause_of(uint32_t number, uint32_t cfsr) {
+    if (number >= FIRST_INTERRUPT || number == NON_MASKABLE) {
+        return "unexpected interrupt";
+    }
+    if ((cfsr & CFSR_STACK) != 0) {
+        return "stack overflow";
+    }
+    if ((cfsr & CFSR_BUS) != 0) {
+        return "bus error";
+    }
+    if ((cfsr & CFSR_MEMORY) != 0) {
+        return "forbidden address";
+    }
+    if ((cfsr & CFSR_UNDEFINED) != 0) {
+        return "illegal instruction";
+    }
+    if ((cfsr & CFSR_STATE) != 0) {
+        return "illegal state";
+    }
+    if ((cfsr & CFSR_UNALIGNED) != 0) {
+        return "unaligned address";
+    }
+    return (cfsr & CFSR_DIVISION) != 0 ? "division by zero" : "hard fault";
+}
+
+/* The first word on the stack that is an address after a BL or BLX: of the deepest call that saved it. 0: there is
+ * none. */
+static uint32_t deepest_call(void) {
+    const uintptr_t first = (uintptr_t)tlc_text_start + 4u, last = (uintptr_t)tlc_data_load;
+    for (const volatile uint32_t *word = tlc_stack_bottom; word < tlc_stack_top; word++) {
+        const uintptr_t at = *word & ~1u;
+        if (at == *word || at < first || at >= last) {
+            continue;
+        }
+        const uint16_t *code = (const uint16_t *)at;
+        if (((code[-2] & 0xF800u) == 0xF000u && (code[-1] & 0xD000u) == 0xD000u) || (code[-1] & 0xFF87u) == 0x4780u) {
+            return (uint32_t)at - 2u;
+        }
+    }
+    return 0;
+}
+
 /* `used`: only the assembly below names it. */
 __attribute__((used, noreturn)) void tlc_exception(const uint32_t *frame, uint32_t number) {
     /* An overflow of the stack leaves a frame that is not in RAM, or none at all at the stack pointer's limit. */
     bool readable = frame > tlc_stack_bottom && frame + FRAME_PC < tlc_stack_top;
+#if __ARM_ARCH >= 7
+    const uint32_t cfsr = *tlc_reg(SCS_BASE, SCS_CFSR);
+#else
+    const uint32_t cfsr = 0;
+#endif
     tlc_fault_t fault = {
+        .what = cause_of(number, cfsr),
         .cause = number,
-        .pc = readable ? frame[FRAME_PC] : 0,
+        .pc = readable ? frame[FRAME_PC] : deepest_call(),
         .lr = readable ? frame[FRAME_LR] : 0,
         .sp = (uint32_t)(uintptr_t)frame,
-#if __ARM_ARCH >= 7
-        .detail = *tlc_reg(SCS_BASE, SCS_CFSR),
-#else
-        .detail = 0,
-#endif
+        .detail = cfsr,
     };
     tlc_fault(&fault);
 }

@@ -26,12 +26,32 @@ __attribute__((noreturn)) void tlc_board_exit(int code) {
 
 void tlc_core_wait(void) { __asm__ volatile("wfi" ::: "memory"); }
 
+static const char *cause_of(uint32_t mcause) {
+    switch (mcause) {
+    case 0:
+    case 4:
+    case 6:
+        return "unaligned address";
+    case 1:
+    case 5:
+    case 7:
+        return "bus error";
+    case 2:
+        return "illegal instruction";
+    case 3:
+        return "breakpoint";
+    default:
+        return "unexpected trap";
+    }
+}
+
 /* `used`: only the assembly below names it. */
 __attribute__((used, noreturn)) void tlc_trap(uint32_t sp, uint32_t lr) {
     tlc_fault_t fault = {.lr = lr, .sp = sp};
     __asm__ volatile(CSR("csrr %0, mcause") : "=r"(fault.cause));
     __asm__ volatile(CSR("csrr %0, mepc") : "=r"(fault.pc));
     __asm__ volatile(CSR("csrr %0, mtval") : "=r"(fault.detail));
+    fault.what = cause_of(fault.cause);
     tlc_fault(&fault);
 }
 

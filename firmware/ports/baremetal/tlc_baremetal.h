@@ -44,14 +44,17 @@ void tlc_core_wait(void);
 /* ---- baremetal.c ---- */
 
 typedef struct {
-    uint32_t cause; /* exception number or mcause */
-    uint32_t pc;    /* of the faulting instruction, 0 where it is lost */
+    const char *what;  /* in words */
+    const char *which; /* of an assertion: the expression; else NULL */
+    uint32_t cause;    /* exception number, mcause or EXCCAUSE; 0 of a panic */
+    uint32_t pc;       /* of the faulting instruction, or of the last call that is known where that is lost */
     uint32_t lr;
     uint32_t sp;
-    uint32_t detail; /* CFSR or mtval */
+    uint32_t detail; /* CFSR, mtval or EXCVADDR */
 } tlc_fault_t;
 
-/* Says what happened over the UART, one readable line, and ends the program with exit code 70. */
+/* Says what happened over the UART, one readable line between two zeros, so that it cuts off a frame on its way and is
+ * one of its own (PROTOCOL.md, section 2), and ends the program with exit code 70. */
 __attribute__((noreturn)) void tlc_fault(const tlc_fault_t *fault);
 
 /* Fills the unused stack below `sp`, so that the high-water mark can be read later. */
@@ -60,6 +63,7 @@ void tlc_stack_paint(void);
 /* ---- the linker script ---- */
 
 extern uint32_t tlc_stack_bottom[], tlc_stack_top[];
+extern uint32_t tlc_text_start[]; /* of a Cortex-M */
 extern uint32_t tlc_data_load[], tlc_data_start[], tlc_data_end[];
 extern uint32_t tlc_bss_start[], tlc_bss_end[];
 /* The last two words of RAM, which no start-up clears: a number that the launcher may put there before the program
@@ -67,6 +71,8 @@ extern uint32_t tlc_bss_start[], tlc_bss_end[];
 extern uint32_t tlc_boot_words[2];
 /* The end of flash, kept free for the journal: as many bytes as the project's manifest says. */
 extern uint8_t tlc_journal[], tlc_journal_end[];
+/* The linker's hash of this very image, a note of 16 bytes of header and 20 of hash. */
+extern const uint8_t tlc_build_id[], tlc_build_id_end[];
 
 static inline volatile uint32_t *tlc_reg(uintptr_t base, uintptr_t offset) {
     return (volatile uint32_t *)(base + offset);

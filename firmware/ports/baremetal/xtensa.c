@@ -85,12 +85,36 @@ __asm__(".section .text.reset, \"ax\"\n"
 
 void tlc_core_wait(void) { __asm__ volatile("waiti 0" ::: "memory"); }
 
+static const char *cause_of(uint32_t exccause) {
+    switch (exccause) {
+    case 0:
+        return "illegal instruction";
+    case 6:
+        return "division by zero";
+    case 9:
+        return "unaligned address";
+    case 2:
+    case 3:
+    case 12:
+    case 13:
+    case 14:
+    case 15:
+    case 20:
+    case 28:
+    case 29:
+        return "bus error";
+    default:
+        return "unexpected exception";
+    }
+}
+
 /* `used`: only the assembly above names it. */
 __attribute__((used, noreturn)) void tlc_trap(uint32_t sp, uint32_t lr) {
     tlc_fault_t fault = {.lr = lr, .sp = sp};
     __asm__ volatile("rsr %0, exccause" : "=r"(fault.cause));
     __asm__ volatile("rsr %0, epc1" : "=r"(fault.pc));
     __asm__ volatile("rsr %0, excvaddr" : "=r"(fault.detail));
+    fault.what = cause_of(fault.cause);
     tlc_fault(&fault);
 }
 

@@ -31,6 +31,7 @@
 #include "tlc/board.h"
 
 #define USAGE_EXIT_CODE 2
+#define FAULT_EXIT_CODE 70
 #define SLEEP_MS 5        /* often enough for the link's timers */
 #define CALL_BASE_MS 100u /* the wait after a call that failed: doubled each time up to */
 #define CALL_CAP_MS 5000u /* ... this, half of it random: many devices are not to call in one instant */
@@ -257,6 +258,21 @@ static void serve(board_t *self, bool idle) {
             tlc_board_exit(0); /* whoever started us is gone */
         }
     }
+}
+
+/* In the words of a bare-metal board. Addresses of a process tell nothing: it is told to the terminal as well. */
+void tlc_board_panic(const char *what) {
+    if (board.host >= 0) {
+        const char end = '\0';
+        (void)send(board.host, &end, 1, MSG_NOSIGNAL);
+        (void)dprintf(board.host,
+                      "\r\ntlc fault: %s; cause 00000000 pc 00000000 lr 00000000 sp 00000000 detail 00000000 "
+                      "build 0000000000000000\r\n",
+                      what);
+        (void)send(board.host, &end, 1, MSG_NOSIGNAL);
+    }
+    (void)fprintf(stderr, "tlc fault: %s\n", what);
+    exit(FAULT_EXIT_CODE);
 }
 
 static int listen_on(uint16_t port) {

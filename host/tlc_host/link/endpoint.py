@@ -212,6 +212,7 @@ class Link:
         self.counters = Counters()
         self.events: deque[LinkEvent] = deque()
         self.messages: deque[Message] = deque()
+        self.faults: deque[bytes] = deque()
         self.boot = 0
         self._random32 = random32 or (lambda: SystemRandom().getrandbits(32))
         wire = HEADER_BYTES + self.fragment + 4
@@ -301,10 +302,13 @@ class Link:
     # ---- bytes ----
 
     def receive(self, data: bytes, now: float) -> None:
-        """Takes bytes, whatever they are; results are in ``messages`` and ``events``."""
+        """Takes bytes, whatever they are; results are in ``messages``, ``events`` and ``faults``."""
         self.counters.bytes_in += len(data)
         for frame in self._decoder.feed(data):
             self._take(frame, now)
+        if self._decoder.faults:
+            self.faults.extend(self._decoder.faults)
+            self._decoder.faults.clear()
 
     def transport_changed(self) -> None:
         """The bytes come by another way now: what is half received will not be completed."""

@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 VERSION = 1
+FAULT = b"tlc fault: "
+"""How the last words of a device begin that crashed: no frame, but a line between zeros."""
+
 HEADER_BYTES = 28
 OPEN_BYTES = 24
 MIN_FRAGMENT = 128
@@ -221,9 +224,10 @@ class Decoder:
         self._rest = bytearray()
         self._skipping = False
         self.bad = 0
+        self.faults: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that end in ``data``; what was no frame is counted in ``bad``."""
+        """The frames that end in ``data``; what was no frame is counted in ``bad``, a crash's line also in ``faults``."""
         frames: list[Frame] = []
         *ended, rest = data.split(b"\0")
         for piece in ended:
@@ -236,6 +240,8 @@ class Decoder:
                 frame = parse(wire)
                 if frame is None:
                     self.bad += 1
+                    if FAULT in wire:
+                        self.faults.append(wire)
                 else:
                     frames.append(frame)
         if not self._skipping:
