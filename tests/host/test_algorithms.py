@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -527,6 +528,29 @@ def test_a_cohort_needs_samples(root: Path) -> None:
     empty = Shard(np.zeros((0, 64), np.int8), np.zeros(0, np.int64))
     with pytest.raises(DataError, match="no samples to learn from"):
         Cohort().join(twins(root / "split", 1)[0], empty)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedasync", "gossip", "tinyreptile", "clustered"])
+def test_a_whole_network_that_judges_itself(root: Path, name: str) -> None:
+    """--cut none --loss softmax-ce: samples and labels go down, no gradient; no host segment is there."""
+    from tlc.learning import Learning
+
+    project = root / "whole"
+    if not project.exists():
+        options = Options(root / "digits.onnx", "native", project, cut="none", calib=root / "data.npz", train="full")
+        compile_model(dataclasses.replace(options, learning=Learning(loss="softmax-ce")))
+    more = {"visits": 6} if name == "tinyreptile" else {}
+
+    async def inside() -> list[RoundDone]:
+        server = ServerModel(project)
+        whole = load_shard(root / "data.npz", server.bundle)
+        chosen = plan({"algorithm": name, "rounds": 3, "batches": 25, "batch": 8, "lr": 0.3, "seed": 5, **more})
+        async with ServerWorker(server) as worker:
+            loop = assemble(chosen, worker, twins(project, 3), deal(whole, 3))
+            return [event async for event in loop.events() if isinstance(event, RoundDone)]
+
+    rounds = asyncio.run(inside())
+    assert rounds[2].loss < 0.75 * rounds[0].loss and rounds[2].accuracy > 0.7
 
 
 # ---- without a global model ----
