@@ -46,11 +46,10 @@ def _accuracies(
             title = task.title if len(figures) == 1 else f"{task.title}: {figure}"
             cells = [_spread([row["accuracy"][figure] for row in by[name, m]], seeds) for m in methods]
             rows.append([title, *cells] if number == 0 else [f"… {figure}", *cells])
-    means = []
-    for m in methods:
-        firsts = [next(iter(row["accuracy"].values())) for name in tasks for row in by[name, m]]
-        means.append(f"**{np.mean(firsts):.1f}**" if firsts else "")
-    return [*rows, ["**mean of the tasks**", *means]]
+    if any(len(found) < seeds for found in by.values()):
+        return rows  # a mean of some would compare different tasks
+    means = [np.mean([next(iter(row["accuracy"].values())) for name in tasks for row in by[name, m]]) for m in methods]
+    return [*rows, ["**mean of the tasks**", *(f"**{mean:.1f}**" for mean in means)]]
 
 
 def _costs(
