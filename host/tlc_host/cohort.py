@@ -473,7 +473,8 @@ class Cohort:
             member.behind = False
 
         if behind:
-            await self.each(behind, back)
+            # Where others are there, nobody waits for these beyond the deadline.
+            await self.each(behind, back, quorum=self.quorum if len(behind) == len(self.members) else 0.0)
         fresh = [member for member in self.present if member.kept is None]
         for member, weights in (await self.each(fresh, lambda member: member.device.get())).items():
             member.kept = weights
@@ -483,8 +484,13 @@ class Cohort:
         for member, weights in (await self.each(self.present, lambda member: member.device.get())).items():
             member.kept = weights
 
-    async def each(self, members: Iterable[Member], call: Callable[[Member], Awaitable[R]]) -> dict[Member, R]:
+    async def each(
+        self, members: Iterable[Member], call: Callable[[Member], Awaitable[R]], *, quorum: float | None = None
+    ) -> dict[Member, R]:
         """``call`` of each present member at once; the answers of those that gave one, in the members' order.
+
+        Args:
+            quorum: instead of the cohort's.
 
         Raises:
             LinkError: of a cohort of one: there is nobody to go on with.
@@ -494,7 +500,7 @@ class Cohort:
             return {}
         tasks = {member: asyncio.ensure_future(self._timed(member, call)) for member in asked}
         try:
-            await self._wait(tasks)
+            await self._wait(tasks, math.ceil((self.quorum if quorum is None else quorum) * len(tasks)))
         finally:
             late = [task for task in tasks.values() if not task.done()]
             for task in late:
@@ -521,11 +527,10 @@ class Cohort:
         """Of the rest of the round."""
         member.left, member.behind = why, True
 
-    async def _wait(self, tasks: Mapping[Member, asyncio.Future[Any]]) -> None:
-        """Until all are done; or, after the deadline, the quorum."""
+    async def _wait(self, tasks: Mapping[Member, asyncio.Future[Any]], needed: int) -> None:
+        """Until all are done; or, after the deadline, as many as are needed."""
         waiting = set(tasks.values())
         end = time.monotonic() + self.deadline_s if self.deadline_s else math.inf
-        needed = math.ceil(self.quorum * len(tasks))
         while waiting:
             good = sum(task.done() and not task.cancelled() and task.exception() is None for task in tasks.values())
             left = end - time.monotonic()

@@ -62,6 +62,7 @@ class Loop:
             runner.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await runner
+            await self.algorithm.close()
 
     async def _rounds(self, emit: Any) -> None:
         algorithm = self.algorithm

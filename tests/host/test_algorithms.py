@@ -386,6 +386,37 @@ def test_who_is_late_is_left_out_once_a_quorum_has_answered(root: Path) -> None:
     assert not second.left_out  # it was brought back into step, and answers again
 
 
+def test_who_never_comes_back_holds_nobody_up(root: Path) -> None:
+    class Gone(Faulty):
+        async def recover(self) -> None:
+            self.recovered += 1
+            await self.released.wait()
+
+    gone = Gone(root / "split", "gone", 2, None)
+    outcome = run(root / "split", [*twins(root / "split", 2), gone], algorithm="psl", rounds=3, deadline_s=0.05)
+    assert [[left.name for left in done.left_out] for done in outcome.rounds] == [["gone"]] * 3
+    assert gone.recovered == 2 and outcome.rounds[2].samples == 2 * 16
+
+
+def test_a_run_that_is_left_leaves_nothing_behind(root: Path) -> None:
+    project = root / "logits"
+
+    async def inside() -> int:
+        server = fresh(project)
+        whole = load_shard(root / "data.npz", server.bundle)
+        chosen = plan({"algorithm": "fedasync", "rounds": 9, "batches": 4, "batch": 2, "exchange": "batch"})
+        async with ServerWorker(server) as worker:
+            loop = assemble(chosen, worker, twins(project, 3), deal(whole, 3))
+            events = loop.events()
+            async for event in events:
+                if isinstance(event, RoundDone):
+                    break
+            await events.aclose()
+            return len(asyncio.all_tasks())
+
+    assert asyncio.run(inside()) == 1
+
+
 def test_below_the_quorum_a_round_waits(root: Path) -> None:
     """Two of two must answer: the deadline passes, and the late one is waited for."""
     project = root / "split"

@@ -219,6 +219,9 @@ class Algorithm(ABC):
     async def end(self) -> None:  # noqa: B027 - most need nothing
         """After the last one."""
 
+    async def close(self) -> None:  # noqa: B027 - most need nothing
+        """When the run ends, however it does: what still runs ends, too."""
+
     def state(self) -> dict[str, Any]:
         """What the next round depends on beside the host segment and the cohort, for JSON."""
         return {"rng": self.rng.bit_generator.state, "shadow": self.shadow.state()}

@@ -68,7 +68,7 @@ class FedAsync(Federated):
                     if stale is not None:
                         staleness.append(stale)
         except BaseException:
-            await self.stop()
+            await self.close()
             raise
         self.metrics["staleness"] = float(np.mean(staleness)) if staleness else 0.0
 
@@ -105,7 +105,7 @@ class FedAsync(Federated):
         self.version = state["version"]
         self.current = {name: np.array(value, np.float64) for name, value in state["current"].items()}
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         """Ends what still runs."""
         tasks = list(self.running.values())
         self.running.clear()
@@ -115,7 +115,7 @@ class FedAsync(Federated):
 
     async def end(self) -> None:
         """Every device gets T at the end."""
-        await self.stop()
+        await self.close()
         if self.current:
             present = self.cohort.present
             await self.hand(
