@@ -78,6 +78,8 @@ class Memory(_Table):
     """What is erased at once where the journal of learned tensors lies; 0: the port has no place for one."""
     journal_apart: bool = False
     """That place is not in flash_bytes: a partition of its own, or a file."""
+    constants_in_ram: bool = False
+    """Weights and tables take RAM as well as flash: the core reads no single bytes of flash (ESP8266)."""
     flash_origin: int | None = None
     ram_origin: int | None = None
 

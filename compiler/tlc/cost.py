@@ -176,6 +176,7 @@ def certificate(program: Program, board: Board, packing: Packing, standalone: bo
     values = values_bytes(program, standalone)
     code, sdk = board.memory.code_flash_bytes + model_code_bytes(program), board.memory.sdk_flash_bytes
     journal = 2 * journal_slot_bytes(program, board) if board.memory.journal_sector_bytes else 0
+    copied = stored + tables if board.memory.constants_in_ram else 0
     return Certificate(
         weight_bytes=raw,
         packed_bytes=stored,
@@ -190,7 +191,7 @@ def certificate(program: Program, board: Board, packing: Packing, standalone: bo
         link_bytes=link,
         stack_bytes=board.memory.stack_bytes,
         sdk_ram_budget=board.memory.sdk_ram_bytes,
-        ram_bytes=arena + state + values + link + board.memory.stack_bytes + board.memory.sdk_ram_bytes,
+        ram_bytes=arena + state + values + link + copied + board.memory.stack_bytes + board.memory.sdk_ram_bytes,
     )
 
 

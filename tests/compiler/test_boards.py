@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,14 @@ from tlc.errors import BoardError
 
 BOARDS = [
     "esp32",
+    "esp32-c3",
+    "esp32-s3",
+    "esp32-s3-psram",
+    "esp8266",
+    "nano33ble",
     "native",
     "nucleo-f446re",
+    "pico",
     "qemu-m0",
     "qemu-m3",
     "qemu-m33",
@@ -23,6 +30,7 @@ BOARDS = [
     "qemu-rv32",
     "qemu-stm32f4",
     "qemu-xtensa",
+    "stm32f746-disco",
 ]
 
 
@@ -52,6 +60,16 @@ def test_every_board_loads(name: str) -> None:
     assert board.emulated == (board.platformio.platform == boards.PLATFORM)
     if board.port == "arduino":
         assert board.link.peer_window * (board.link.fragment + 64) <= 4096  # what it buffers
+        assert re.fullmatch(r"[a-z0-9]+@\d+\.\d+\.\d+", board.platformio.platform), "pinned"
+        options = board.platformio.options
+        assert options["monitor_speed"] == str(board.link.uart_baud) and options["monitor_filters"].endswith(
+            "printable"
+        )
+        assert options.keys() & {"upload_speed", "upload_protocol"}
+        assert "debug_tool" in options or name == "esp8266"  # for which PlatformIO has none
+        assert ("wifi" in board.transports) == (board.platformio.platform.startswith("espressif"))
+        if "esp32" in name:
+            assert options["board_build.partitions"].startswith("default"), "two slots for updates over the air"
 
 
 def test_a_users_file(tmp_path: Path) -> None:
@@ -115,6 +133,17 @@ def test_not_toml(tmp_path: Path) -> None:
 )
 def test_rules(tmp_path: Path, old: str, new: str, rule: str) -> None:
     assert rule in broken(tmp_path, old, new)[2]
+
+
+def test_rules_of_an_arduino_board(tmp_path: Path) -> None:
+    path, line, message = broken(tmp_path, "constants_in_ram = true", 'constants_in_ram = "yes"', "esp8266")
+    assert message.startswith(f"{path}:{line}: 'memory.constants_in_ram' is 'yes'") and "boolean" in message
+    path, line, message = broken(tmp_path, "constants_in_ram = true", "constant_in_ram = true", "esp8266")
+    assert message.startswith(f"{path}:{line}: unknown key 'memory.constant_in_ram'; did you mean constants_in_ram")
+    path, line, message = broken(tmp_path, 'features = ["mul"]', 'features = ["soft-float"]', "pico")
+    assert message.startswith(f"{path}:{line}: ") and "allowed: 'dsp', 'fpu'" in message
+    path, line, message = broken(tmp_path, 'debug_tool = "esp-builtin"', "debug_tool = true", "esp32-c3")
+    assert f"{path}:{line}: 'platformio.options.debug_tool' is True" in message
 
 
 def test_transport() -> None:

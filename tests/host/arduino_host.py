@@ -22,9 +22,13 @@ FIRMWARE = ROOT / "firmware"
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 CORES = {
     "espressif32": ["-DARDUINO=10819", "-DARDUINO_ARCH_ESP32", "-DESP32"],
+    "espressif8266": ["-DARDUINO=10819", "-DARDUINO_ARCH_ESP8266", "-DESP8266", "-fno-pie"],
+    "nordicnrf52": ["-DARDUINO=10810", "-DARDUINO_ARCH_MBED", "-DARDUINO_ARCH_NRF52840", "-DTARGET_NRF52840"],
+    "raspberrypi": ["-DARDUINO=10810", "-DARDUINO_ARCH_MBED", "-DARDUINO_ARCH_RP2040", "-DTARGET_RP2040"],
     "ststm32": ["-DARDUINO=10819", "-DARDUINO_ARCH_STM32", "-DSTM32F4xx"],
+    "ststm32/disco_f746ng": ["-DARDUINO=10819", "-DARDUINO_ARCH_STM32", "-DSTM32F7xx"],
 }
-"""What the real cores' builders define."""
+"""What the real cores' builders define. (ESP8266's linker script says where flash ends: a symbol of a fixed address.)"""
 
 Flags = Sequence[str]
 
@@ -43,7 +47,8 @@ def platform_flags(project: Path) -> list[str]:
         KeyError: a platform for which there is no shim.
     """
     environment = settings(project)
-    core = CORES[environment["platform"].split("@")[0].strip()]
+    platform = environment["platform"].split("@")[0].strip()
+    core = CORES.get(f"{platform}/{environment['board']}") or CORES[platform]
     return [*core, *environment.get("build_flags", "").split()]
 
 
@@ -70,8 +75,8 @@ def build(project: Path, *, out: Path, include: Path | None = None, flags: Flags
     extra = re.findall(r"\+<\.\./lib/tlc/(.+?)>", environment.get("build_src_filter", ""))
     port += [library / name for name in extra]
     own = platform_flags(project)
-    core = [flag for flag in own if flag.startswith("-DARDUINO")]
-    common = [flag for flag in own if flag.startswith(("-O", "-f"))]
+    core = [flag for flag in own if flag.startswith(("-DARDUINO", "-DSTM32", "-DTARGET"))]
+    common = [flag for flag in own if flag.startswith(("-O", "-f")) and flag != "-fno-pie"]
     places = [
         library / flag[10:] if flag.startswith("-Ilib/tlc/") else project / flag[2:]
         for flag in own
@@ -91,13 +96,13 @@ def build(project: Path, *, out: Path, include: Path | None = None, flags: Flags
     buffers = [flag for flag in own if flag.startswith("-DSERIAL_")]
     objects += _compile(sorted(SHIM.glob("*.cpp")), [*core, *buffers], out / "objects")
     objects += _compile(sources, every, out / "objects")
-    return _link(objects, out)
+    return _link(objects, out, own)
 
 
 def compile_program(sources: Sequence[Path], *, flags: Flags, out: Path) -> Path:
     """Any sources together with the shim."""
     objects = _compile([*sources, *sorted(SHIM.glob("*.cpp"))], flags, out / "objects")
-    return _link(objects, out)
+    return _link(objects, out, flags)
 
 
 def _compile(sources: Sequence[Path], flags: Flags, objects: Path) -> list[Path]:
@@ -115,11 +120,12 @@ def _compile(sources: Sequence[Path], flags: Flags, objects: Path) -> list[Path]
     return made
 
 
-def _link(objects: Sequence[Path], out: Path) -> Path:
+def _link(objects: Sequence[Path], out: Path, flags: Flags) -> Path:
     key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
     program = out / f"firmware-{key}"
     if not program.exists():
-        _run(["g++", "-o", str(program), *map(str, objects), "-lpthread", "-lm"])
+        pie = ["-no-pie"] if "-fno-pie" in flags else []
+        _run(["g++", *pie, "-o", str(program), *map(str, objects), "-lpthread", "-lm"])
     return program
 
 

@@ -53,7 +53,9 @@ async def run(
         while not line.exists():
             assert time.monotonic() < end and process.poll() is None, "no serial line"
             await asyncio.sleep(0.005)
-        async with await Session.connect(f"serial://{line}", bytes.fromhex(bundle.hash), timeout_s=20, baud=921600) as device:
+        async with await Session.connect(
+            f"serial://{line}", bytes.fromhex(bundle.hash), timeout_s=20, baud=921600
+        ) as device:
             return await work(device)
     finally:
         process.kill()

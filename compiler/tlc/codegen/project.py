@@ -200,7 +200,7 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
 def _own_partition(board: Board) -> bool:
     """Whether the journal lies in a partition of a table that we may write: where the board has the SDK's own."""
     partitions = board.platformio.options.get("board_build.partitions")
-    return board.memory.journal_apart and partitions == "default.csv"
+    return board.memory.journal_apart and partitions in ("default.csv", "default_8MB.csv")
 
 
 def write_project(directory: Path, files: Mapping[str, str | bytes]) -> None:

@@ -262,7 +262,7 @@ def _machine(board: Board) -> str:
 def _tried(board: Board) -> str:
     if board.emulator is not None:
         return "its firmware"
-    return "its code, against a shim of an Arduino core; not its own compiler, not silicon"
+    return "its project, generated and compiled against a shim of its Arduino core; never with its own compiler, never run on silicon"
 
 
 def with_boards(page: str) -> str:

@@ -55,6 +55,10 @@ void Application::setup(const Settings &settings) {
             return of(self).loop_stack_ - static_cast<uint32_t>(uxTaskGetStackHighWaterMark(nullptr));
         };
     }
+#elif defined(ARDUINO_ARCH_ESP8266)
+    if (loop_stack_ > 0) {
+        config_.stack_bytes = [](void *self) { return of(self).loop_stack_ - ESP.getFreeContStack(); };
+    }
 #endif
     lay_out(memory);
     const tlc_status_t status = tlc_device_init(&device_, &config_);

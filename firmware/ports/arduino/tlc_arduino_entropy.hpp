@@ -9,8 +9,8 @@
 
 namespace tlc {
 
-// The hardware generator where the chip has one (ESP32, ESP8266, RP2040, nRF52840); else the noise in the last bits of
-// the analog converter, the moments it took, and the chip's serial number.
+// The hardware generator where the chip has one (ESP32, ESP8266, RP2040, nRF52840, STM32F7, where it is mixed with the
+// rest); else the noise in the last bits of the analog converter, the moments it took, and the chip's serial number.
 uint32_t entropy();
 
 } // namespace tlc

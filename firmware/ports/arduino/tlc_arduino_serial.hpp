@@ -7,6 +7,7 @@
 #define TLC_ARDUINO_SERIAL_HPP
 
 #include <Arduino.h>
+#include <string.h>
 
 #include "tlc_arduino_link.hpp"
 
@@ -23,8 +24,42 @@ template <class Port> auto set_rx_buffer(Port &port, size_t bytes, long) -> decl
     return port.setFIFOSize(bytes); // RP2040
 }
 template <class Port> bool set_rx_buffer(Port &, size_t, ...) {
-    return true; // STM32: -DSERIAL_RX_BUFFER_SIZE in platformio.ini; USB CDC: fixed
+    return true; // STM32: -DSERIAL_RX_BUFFER_SIZE in platformio.ini; USB CDC: fixed, but the host is held back
 }
+
+// Takes what it can at once. Returns how much.
+#if defined(ARDUINO_ARCH_MBED)
+// mbed's classes leave availableForWrite() as Print has it: it is always 0, and write() waits until all is gone.
+// USB CDC (Nano 33 BLE, Pico) can send what there is room for. Never a whole packet of 64 bytes: the host would wait
+// for one that is not full. Without a host the bytes are lost, as on a line with no cable.
+template <class Port>
+auto write_some(Port &port, const uint8_t *bytes, size_t count, int)
+    -> decltype(port.send_nb(nullptr, 0u, nullptr, true), size_t()) {
+    constexpr size_t kPiece = 63;
+    if (!port.connected()) {
+        return count;
+    }
+    uint8_t piece[kPiece]; // it takes no const
+    const size_t some = count < kPiece ? count : kPiece;
+    memcpy(piece, bytes, some);
+    uint32_t sent = 0;
+    port.send_nb(piece, static_cast<uint32_t>(some), &sent, true);
+    return sent;
+}
+// A UART of it waits: for so few bytes not long.
+template <class Port> size_t write_some(Port &port, const uint8_t *bytes, size_t count, long) {
+    constexpr size_t kPiece = 16;
+    return count == 0 ? 0 : port.write(bytes, count < kPiece ? count : kPiece);
+}
+#else
+template <class Port> size_t write_some(Port &port, const uint8_t *bytes, size_t count, int) {
+    const int room = port.availableForWrite();
+    if (room <= 0) {
+        return 0;
+    }
+    return port.write(bytes, static_cast<size_t>(room) < count ? static_cast<size_t>(room) : count);
+}
+#endif
 
 } // namespace detail
 
@@ -51,13 +86,7 @@ template <class Port> class SerialLink final : public Link {
         return port_.readBytes(reinterpret_cast<char *>(bytes), count);
     }
 
-    size_t write(const uint8_t *bytes, size_t count) override {
-        const int room = port_.availableForWrite();
-        if (room <= 0) {
-            return 0;
-        }
-        return port_.write(bytes, static_cast<size_t>(room) < count ? static_cast<size_t>(room) : count);
-    }
+    size_t write(const uint8_t *bytes, size_t count) override { return detail::write_some(port_, bytes, count, 0); }
 
   private:
     Port &port_;

@@ -4,6 +4,9 @@
 #include "tlc_arduino_time.hpp"
 
 #include <Arduino.h>
+#if defined(ARDUINO_ARCH_MBED)
+#include <mbed.h>
+#endif
 
 // Cortex-M3 and above; CMSIS defines both names as macros.
 #if defined(DWT) && defined(CoreDebug)
@@ -29,6 +32,9 @@ uint32_t counter() {
 void Clock::begin() {
 #if defined(TLC_HAS_DWT)
     CoreDebug->DEMCR |= CoreDebug_DEMCR_TRCENA_Msk;
+#if __CORTEX_M == 7
+    DWT->LAR = 0xC5ACCE55u; // locked until then: Armv7-M manual, C1.8
+#endif
     DWT->CTRL |= DWT_CTRL_CYCCNTENA_Msk;
 #endif
     last_ = counter();
@@ -57,7 +63,7 @@ void Clock::yield() {
 
 void Clock::idle() {
     (void)ticks();
-#if defined(ARDUINO_ARCH_ESP32) || defined(ARDUINO_ARCH_ESP8266)
+#if defined(ARDUINO_ARCH_ESP32) || defined(ARDUINO_ARCH_ESP8266) || defined(ARDUINO_ARCH_MBED)
     ::delay(1);
     rested_ = millis();
 #else

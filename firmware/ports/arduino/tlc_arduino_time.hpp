@@ -18,7 +18,8 @@ class Clock {
     // 240 MHz): yield() and idle() look at it often enough.
     uint64_t ticks();
     // Between layers: lets the system's tasks run. On ESP32 the watchdog wants the idle task of its core to run at
-    // least once in 5 s; a delay(0) never reaches it, so a tick is slept every kRestMs. It costs 1 ms in each.
+    // least once in 5 s; a delay(0) never reaches it, so a tick is slept every kRestMs. It costs 1 ms in each. On
+    // ESP8266 this is what its watchdog of 3 s waits for: no layer may take that long there.
     void yield();
     // Nothing to do: sleeps up to about a millisecond where the core can.
     void idle();

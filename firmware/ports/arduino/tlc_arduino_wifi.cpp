@@ -94,6 +94,9 @@ const char *join_problem() {
     switch (WiFi.status()) {
     case WL_NO_SSID_AVAIL:
         return "no such network in reach; look at TLC_WIFI_SSID (2.4 GHz only) and TLC_WIFI_CHANNEL";
+#if defined(ARDUINO_ARCH_ESP8266)
+    case WL_WRONG_PASSWORD:
+#endif
     case WL_CONNECT_FAILED:
         return "the network refuses us; look at TLC_WIFI_PASSWORD";
     default:
@@ -279,7 +282,11 @@ void WifiLink::connect() {
 }
 
 void WifiLink::accept() {
+#if defined(ARDUINO_ARCH_ESP8266)
+    client_ = server_.accept();
+#else
     client_ = server_.available();
+#endif
     if (client_.connected()) {
         open();
     }

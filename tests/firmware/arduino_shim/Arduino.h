@@ -41,6 +41,32 @@ class EspClass {
 };
 extern EspClass ESP;
 
+#elif defined(ARDUINO_ARCH_ESP8266)
+
+#include "user_interface.h"
+
+#define LED_BUILTIN 2
+
+class EspClass {
+  public:
+    uint32_t getCycleCount();
+    uint32_t random();
+    uint32_t getMaxFreeBlockSize();
+    // Bytes of the loop's stack, of 4096, that were never in use.
+    uint32_t getFreeContStack();
+    rst_info *getResetInfoPtr();
+    bool flashEraseSector(uint32_t sector);
+    bool flashWrite(uint32_t address, const uint8_t *bytes, size_t count);
+    bool flashRead(uint32_t address, uint8_t *bytes, size_t count);
+};
+extern EspClass ESP;
+
+#elif defined(ARDUINO_ARCH_MBED)
+
+#define LED_BUILTIN 25
+#define A0 26
+int analogRead(uint32_t pin);
+
 #elif defined(ARDUINO_ARCH_STM32)
 
 #include "stm32_flash.h"
@@ -66,6 +92,7 @@ struct CycleCount {
 };
 struct ShimDwt {
     uint32_t CTRL;
+    uint32_t LAR; // Cortex-M7: closed without its key
     CycleCount CYCCNT;
 };
 struct ShimCoreDebug {
@@ -78,8 +105,35 @@ extern ShimCoreDebug shim_core_debug;
 #define DWT_CTRL_CYCCNTENA_Msk 1u
 #define CoreDebug_DEMCR_TRCENA_Msk (1u << 24)
 
+#if defined(STM32F7xx)
+#define __CORTEX_M 7
+// The hardware generator: a word is ready some cycles after it was switched on.
+struct ShimRcc {
+    uint32_t AHB2ENR;
+};
+struct RandomWord {
+    operator uint32_t() const;
+};
+struct RandomReady {
+    operator uint32_t() const;
+};
+struct ShimRng {
+    uint32_t CR;
+    RandomReady SR;
+    RandomWord DR;
+};
+extern ShimRcc shim_rcc;
+extern ShimRng shim_rng;
+#define RCC (&shim_rcc)
+#define RNG (&shim_rng)
+#define RCC_AHB2ENR_RNGEN (1u << 6)
+#define RNG_CR_RNGEN (1u << 2)
+#define RNG_SR_DRDY 1u
+void SCB_InvalidateDCache_by_Addr(uint32_t *from, int32_t bytes);
+#endif
+
 #else
-#error "define ARDUINO_ARCH_ESP32 or ARDUINO_ARCH_STM32"
+#error "define ARDUINO_ARCH_ESP32, _ESP8266, _MBED or _STM32"
 #endif
 
 #endif // TLC_SHIM_ARDUINO_H

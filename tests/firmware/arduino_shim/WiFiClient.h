@@ -13,7 +13,15 @@ class WiFiClient final : public Stream {
     WiFiClient() = default;
     explicit WiFiClient(int fd);
 
+#if defined(ARDUINO_ARCH_ESP8266)
+    int connect(IPAddress address, uint16_t port) { return connect(address, port, timeout_ms_); }
+    void setTimeout(unsigned long milliseconds) { timeout_ms_ = static_cast<int32_t>(milliseconds); }
+    void keepAlive(uint16_t idle_s, uint16_t interval_s, uint8_t tries);
+    // What write() takes without waiting; 0 also where the connection is broken.
+    int availableForWrite() override;
+#else
     int connect(IPAddress address, uint16_t port, int32_t timeout_ms);
+#endif
     void stop();
     uint8_t connected();
     int available() override;
@@ -24,8 +32,14 @@ class WiFiClient final : public Stream {
     size_t write(const uint8_t *bytes, size_t count) override;
     using Print::write;
     int setNoDelay(bool no_delay);
-    int fd() const { return socket_ ? *socket_ : -1; }
     IPAddress remoteIP() const;
+
+#if defined(ARDUINO_ARCH_ESP8266)
+  private:
+    int connect(IPAddress address, uint16_t port, int32_t timeout_ms);
+    int32_t timeout_ms_ = 5000;
+#endif
+    int fd() const { return socket_ ? *socket_ : -1; }
 
   private:
     std::shared_ptr<int> socket_; // closes it with the last copy
@@ -37,7 +51,11 @@ class WiFiServer {
     explicit WiFiServer(uint16_t port) : port_(port) {}
     void begin();
     // The next connection that waits; one that is not connected where none does.
+#if defined(ARDUINO_ARCH_ESP8266)
+    WiFiClient accept();
+#else
     WiFiClient available();
+#endif
 
   private:
     uint16_t port_;

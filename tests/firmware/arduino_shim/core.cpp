@@ -11,8 +11,17 @@
 #include <time.h>
 #include <unistd.h>
 
+#if defined(ARDUINO_ARCH_ESP32)
 #include "esp_heap_caps.h"
 #include "esp_system.h"
+#elif defined(ARDUINO_ARCH_MBED)
+#include "mbed.h"
+#endif
+#if defined(TARGET_RP2040)
+#include "hardware/structs/rosc.h"
+#include "hardware/structs/vreg_and_chip_reset.h"
+#include "hardware/structs/watchdog.h"
+#endif
 #include "shim.h"
 
 namespace shim {
@@ -129,6 +138,51 @@ void *heap_caps_malloc(size_t size, uint32_t caps) {
     return static_cast<char *>(malloc(size + 4u)) + 4;
 }
 
+#elif defined(ARDUINO_ARCH_ESP8266)
+
+EspClass ESP;
+uint32_t EspClass::getCycleCount() { return static_cast<uint32_t>(shim::virtual_micros() * 80u); }
+uint32_t EspClass::random() { return shim::random_word(); }
+uint32_t EspClass::getMaxFreeBlockSize() { return static_cast<uint32_t>(shim::setting_number("TLC_SHIM_HEAP", 40000)); }
+uint32_t EspClass::getFreeContStack() { return 2048; }
+rst_info *EspClass::getResetInfoPtr() {
+    static rst_info info = {static_cast<uint32_t>(shim::setting_number("TLC_SHIM_RESET", REASON_DEFAULT_RST))};
+    return &info;
+}
+
+#elif defined(ARDUINO_ARCH_MBED)
+
+int analogRead(uint32_t) { return static_cast<int>(900u + (shim::random_word() & 3u)); }
+
+#if defined(TARGET_NRF52840)
+
+ShimNrfRng shim_nrf_rng;
+ShimRngReady::operator uint32_t() const { return shim_nrf_rng.TASKS_START; }
+ShimRngByte::operator uint32_t() const { return shim::random_word() & 0xFFu; }
+
+static uint32_t &reset_flags() {
+    static uint32_t flags = static_cast<uint32_t>(shim::setting_number("TLC_SHIM_RESET", 0));
+    return flags;
+}
+ShimNrfPower shim_nrf_power;
+ShimResetFlags &ShimResetFlags::operator=(uint32_t ones) {
+    reset_flags() &= ~ones;
+    return *this;
+}
+ShimResetFlags::operator uint32_t() const { return reset_flags(); }
+
+#else
+
+ShimRosc shim_rosc;
+ShimRandomBit::operator uint32_t() const { return shim::random_word() & 1u; }
+ShimWatchdog shim_watchdog;
+ShimVreg shim_vreg;
+ShimChipReset::operator uint32_t() const {
+    return static_cast<uint32_t>(shim::setting_number("TLC_SHIM_RESET", 1 << 8));
+}
+
+#endif
+
 #elif defined(ARDUINO_ARCH_STM32)
 
 int analogRead(uint32_t) { return static_cast<int>(900u + (shim::random_word() & 3u)); }
@@ -141,10 +195,28 @@ bool shim_reset_flag(int flag) { return flag == RCC_FLAG_PORRST || flag == RCC_F
 ShimDwt shim_dwt;
 ShimCoreDebug shim_core_debug;
 CycleCount::operator uint32_t() const {
-    const bool running =
-        (shim_core_debug.DEMCR & CoreDebug_DEMCR_TRCENA_Msk) != 0 && (shim_dwt.CTRL & DWT_CTRL_CYCCNTENA_Msk) != 0;
-    return running ? static_cast<uint32_t>(shim::virtual_micros() * 180u) : 0u;
+#if defined(STM32F7xx)
+    const bool open = shim_dwt.LAR == 0xC5ACCE55u;
+    const uint32_t megahertz = 216;
+#else
+    const bool open = true;
+    const uint32_t megahertz = 180;
+#endif
+    const bool running = open && (shim_core_debug.DEMCR & CoreDebug_DEMCR_TRCENA_Msk) != 0 &&
+                         (shim_dwt.CTRL & DWT_CTRL_CYCCNTENA_Msk) != 0;
+    return running ? static_cast<uint32_t>(shim::virtual_micros() * megahertz) : 0u;
 }
+
+#if defined(STM32F7xx)
+ShimRcc shim_rcc;
+ShimRng shim_rng;
+RandomReady::operator uint32_t() const {
+    static unsigned asked = 0;
+    const bool on = (shim_rcc.AHB2ENR & RCC_AHB2ENR_RNGEN) != 0 && (shim_rng.CR & RNG_CR_RNGEN) != 0;
+    return on && ++asked % 8u == 0 ? RNG_SR_DRDY : 0u;
+}
+RandomWord::operator uint32_t() const { return shim::random_word(); }
+#endif
 
 #endif
 

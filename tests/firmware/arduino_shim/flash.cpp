@@ -98,16 +98,122 @@ esp_err_t esp_partition_erase_range(const esp_partition_t *partition, size_t off
     return ESP_OK;
 }
 
+#elif defined(ARDUINO_ARCH_ESP8266)
+
+// What the linker script says of the board's 4 MB: the file system's area ends here, as the CPU sees it.
+asm(".globl _FS_end\n.set _FS_end, 0x405FA000");
+
+namespace {
+
+constexpr uint32_t kEnd = 0x3FA000;
+constexpr uint32_t kBytes = 0x10000; // of its end
+
+uint8_t *place(uint32_t address, size_t count) {
+    static uint8_t *const mapped = map_file(nullptr, kBytes);
+    const bool inside = address >= kEnd - kBytes && address <= kEnd && count <= kEnd - address;
+    return mapped != nullptr && inside ? mapped + (address - (kEnd - kBytes)) : nullptr;
+}
+
+} // namespace
+
+bool EspClass::flashEraseSector(uint32_t sector) {
+    uint8_t *to = place(sector * 4096u, 4096);
+    return to != nullptr && memset(to, 0xFF, 4096) != nullptr;
+}
+
+bool EspClass::flashWrite(uint32_t address, const uint8_t *bytes, size_t count) {
+    uint8_t *to = place(address, count);
+    if (to != nullptr) {
+        clear_bits(to, bytes, count);
+    }
+    return to != nullptr;
+}
+
+bool EspClass::flashRead(uint32_t address, uint8_t *bytes, size_t count) {
+    const uint8_t *from = place(address, count);
+    return from != nullptr && memcpy(bytes, from, count) != nullptr;
+}
+
+#elif defined(ARDUINO_ARCH_MBED)
+
+#include "FlashIAP.h"
+
+namespace {
+
+#if defined(TARGET_RP2040)
+constexpr uint32_t kStart = 0x10000000u;
+constexpr uint32_t kSize = 0x200000;
+constexpr uint32_t kPage = 256;
+#else
+constexpr uint32_t kStart = 0;
+constexpr uint32_t kSize = 0x100000;
+constexpr uint32_t kPage = 4;
+#endif
+constexpr uint32_t kBytes = 0x10000; // of its end
+
+uint8_t *place(uint32_t address, uint32_t count) {
+    static uint8_t *const mapped = map_file(nullptr, kBytes);
+    const uint32_t end = kStart + kSize;
+    const bool inside = address >= end - kBytes && address <= end && count <= end - address;
+    return mapped != nullptr && inside ? mapped + (address - (end - kBytes)) : nullptr;
+}
+
+} // namespace
+
+namespace mbed {
+
+int FlashIAP::init() { return place(kStart + kSize, 0) != nullptr ? 0 : -1; }
+
+int FlashIAP::read(void *bytes, uint32_t address, uint32_t count) {
+    const uint8_t *from = place(address, count);
+    return from != nullptr && memcpy(bytes, from, count) != nullptr ? 0 : -1;
+}
+
+int FlashIAP::program(const void *bytes, uint32_t address, uint32_t count) {
+    uint8_t *to = place(address, count);
+    if (to == nullptr || address % kPage != 0 || count % kPage != 0) {
+        return -1;
+    }
+    clear_bits(to, static_cast<const uint8_t *>(bytes), count);
+    return 0;
+}
+
+int FlashIAP::erase(uint32_t address, uint32_t count) {
+    uint8_t *to = place(address, count);
+    const bool whole = address % 4096 == 0 && count % 4096 == 0;
+    return to != nullptr && whole && memset(to, 0xFF, count) != nullptr ? 0 : -1;
+}
+
+uint32_t FlashIAP::get_page_size() const { return kPage; }
+uint32_t FlashIAP::get_sector_size(uint32_t) const { return 4096; }
+uint32_t FlashIAP::get_flash_start() const { return kStart; }
+uint32_t FlashIAP::get_flash_size() const { return kSize; }
+
+} // namespace mbed
+
 #elif defined(ARDUINO_ARCH_STM32)
 
 namespace {
 
-constexpr uintptr_t kBegin = 0x08040000u; // sector 6
+#if defined(STM32F7xx)
+constexpr size_t kSector = 0x40000;
+#else
 constexpr size_t kSector = 0x20000;
+#endif
+constexpr uintptr_t kBegin = FLASH_END + 1u - 2 * kSector; // sector 6
 uint8_t *const sectors = map_file(reinterpret_cast<void *>(kBegin), 2 * kSector);
 bool unlocked;
 
 } // namespace
+
+#if defined(STM32F7xx)
+// Whole lines of the cache, or more would be lost than was meant.
+void SCB_InvalidateDCache_by_Addr(uint32_t *from, int32_t bytes) {
+    if (reinterpret_cast<uintptr_t>(from) % 32u != 0 || bytes <= 0) {
+        _exit(3);
+    }
+}
+#endif
 
 HAL_StatusTypeDef HAL_FLASH_Unlock() {
     unlocked = true;

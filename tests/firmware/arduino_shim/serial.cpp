@@ -24,10 +24,15 @@ HardwareSerial Serial;
 
 namespace {
 
-#if defined(ARDUINO_ARCH_ESP32)
+#if defined(ARDUINO_ARCH_ESP32) || defined(ARDUINO_ARCH_ESP8266)
 const size_t kHardwareFifo = 128;
 const size_t kTxFifo = 128;
 size_t rx_buffer = 256;
+#elif defined(ARDUINO_ARCH_MBED)
+const size_t kPacket = 64; // of USB
+const size_t kHardwareFifo = kPacket;
+const size_t kTxFifo = kPacket;
+const size_t rx_buffer = 256;
 #else
 #ifndef SERIAL_RX_BUFFER_SIZE
 #define SERIAL_RX_BUFFER_SIZE 64
@@ -66,6 +71,12 @@ void receive() {
             fail("serial line");
         }
         shim::virtual_sleep_micros(static_cast<uint64_t>(count) * 1000000u / rate);
+#if defined(ARDUINO_ARCH_MBED)
+        // USB: the host is held back while there is no room.
+        while (Serial.available() + static_cast<size_t>(count) > rx_buffer + kHardwareFifo) {
+            shim::virtual_sleep_micros(100);
+        }
+#endif
         std::lock_guard<std::mutex> hold(lock);
         const size_t before = lost;
         for (ssize_t i = 0; i < count; i++) {
@@ -123,7 +134,7 @@ void HardwareSerial::begin(unsigned long baud) {
     }
 }
 
-#if defined(ARDUINO_ARCH_ESP32)
+#if defined(ARDUINO_ARCH_ESP32) || defined(ARDUINO_ARCH_ESP8266)
 size_t HardwareSerial::setRxBufferSize(size_t bytes) {
     if (begun || bytes <= kHardwareFifo) {
         return 0; // as the real one: too late, or too small
@@ -162,38 +173,66 @@ size_t HardwareSerial::readBytes(char *bytes, size_t count) {
     return have;
 }
 
-int HardwareSerial::availableForWrite() {
+// Bytes that the transmitter can take now.
+static size_t room() {
     if (!begun) {
         return 0;
     }
     const uint64_t now = shim::virtual_micros();
     const uint64_t queued = sent_until > now ? (sent_until - now) * rate / 1000000u : 0u;
-    return queued >= kTxFifo ? 0 : static_cast<int>(kTxFifo - queued);
+    return queued >= kTxFifo ? 0 : static_cast<size_t>(kTxFifo - queued);
 }
+
+static void put(const uint8_t *bytes, size_t count) {
+    if (line < 0) {
+        fwrite(bytes, 1, count, stdout);
+        fflush(stdout);
+    } else if (::write(line, bytes, count) < 0 && errno == EAGAIN) {
+        // The far end's buffer is full. A wire does not wait, but this machine may only be busy.
+        pollfd wait = {line, POLLOUT, 0};
+        if (::poll(&wait, 1, 20) > 0 && ::write(line, bytes, count) < 0) {
+            shim::log("tx_lost", "");
+        }
+    }
+    sent_until = std::max(sent_until, shim::virtual_micros()) + count * 1000000u / rate;
+}
+
+#if defined(ARDUINO_ARCH_MBED)
+
+bool HardwareSerial::connected() const { return begun; }
+
+// A packet, where none is on its way. The host's driver waits for a packet that is not full before it hands on what
+// came.
+void HardwareSerial::send_nb(uint8_t *bytes, uint32_t count, uint32_t *sent, bool) {
+    static uint8_t held[16 * kPacket];
+    static size_t holds = 0;
+    *sent = room() == kPacket ? std::min<uint32_t>(count, kPacket) : 0u;
+    std::copy(bytes, bytes + *sent, held + holds);
+    holds += *sent;
+    if (*sent < kPacket || holds + kPacket > sizeof held) {
+        put(held, holds);
+        holds = 0;
+    }
+}
+
+#else
+
+int HardwareSerial::availableForWrite() { return static_cast<int>(room()); }
+
+#endif
 
 size_t HardwareSerial::write(const uint8_t *bytes, size_t count) {
     if (!begun) {
         return 0;
     }
-    // As the real one: what the FIFO has no room for is waited for.
+    // As the real one: what there is no room for is waited for.
     for (size_t done = 0; done < count;) {
-        const size_t room = static_cast<size_t>(availableForWrite());
-        if (room == 0) {
+        const size_t part = std::min(room(), count - done);
+        if (part == 0) {
             shim::virtual_sleep_micros(100);
             continue;
         }
-        const size_t part = std::min(room, count - done);
-        if (line < 0) {
-            fwrite(bytes + done, 1, part, stdout);
-            fflush(stdout);
-        } else if (::write(line, bytes + done, part) < 0 && errno == EAGAIN) {
-            // The far end's buffer is full. A wire does not wait, but this machine may only be busy.
-            pollfd wait = {line, POLLOUT, 0};
-            if (::poll(&wait, 1, 20) > 0 && ::write(line, bytes + done, part) < 0) {
-                shim::log("tx_lost", "");
-            }
-        }
-        sent_until = std::max(sent_until, shim::virtual_micros()) + part * 1000000u / rate;
+        put(bytes + done, part);
         done += part;
     }
     return count;

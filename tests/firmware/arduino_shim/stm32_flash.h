@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// stm32_flash.h: the HAL's flash driver of an STM32F4 with 512 KiB: sectors 6 and 7, at their true addresses.
+// stm32_flash.h: the HAL's flash driver of an STM32F4 with 512 KiB, an STM32F7 with 1 MiB: sectors 6 and 7, at their
+// true addresses.
 #ifndef TLC_SHIM_STM32_FLASH_H
 #define TLC_SHIM_STM32_FLASH_H
 
 #include <stdint.h>
 
+#if defined(STM32F7xx)
+#define FLASH_END 0x080FFFFFU
+#else
 #define FLASH_END 0x0807FFFFUL
+#endif
 #define FLASH_TYPEERASE_SECTORS 0u
 #define FLASH_VOLTAGE_RANGE_3 2u
 #define FLASH_TYPEPROGRAM_WORD 2u

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // wifi.cpp: an access point that can be out of reach, and TCP over this machine's sockets.
-#if defined(ARDUINO_ARCH_ESP32)
+#if defined(ARDUINO_ARCH_ESP32) || defined(ARDUINO_ARCH_ESP8266)
 
 #include "WiFi.h"
 
@@ -86,7 +86,11 @@ wl_status_t WiFiClass::status() {
         return joined_ ? WL_CONNECTION_LOST : WL_NO_SSID_AVAIL;
     }
     if (refused_) {
+#if defined(ARDUINO_ARCH_ESP8266)
+        return WL_WRONG_PASSWORD;
+#else
         return WL_CONNECT_FAILED;
+#endif
     }
     joined_ = joined_ || millis() - asked_at_ >= kJoinMs;
     return joined_ ? WL_CONNECTED : WL_IDLE_STATUS;
@@ -188,6 +192,24 @@ size_t WiFiClient::write(const uint8_t *bytes, size_t count) {
     return done;
 }
 
+#if defined(ARDUINO_ARCH_ESP8266)
+
+void WiFiClient::keepAlive(uint16_t idle_s, uint16_t interval_s, uint8_t tries) {
+    const int on = 1;
+    const int values[] = {idle_s, interval_s, tries};
+    (void)setsockopt(fd(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    (void)setsockopt(fd(), IPPROTO_TCP, TCP_KEEPIDLE, &values[0], sizeof(int));
+    (void)setsockopt(fd(), IPPROTO_TCP, TCP_KEEPINTVL, &values[1], sizeof(int));
+    (void)setsockopt(fd(), IPPROTO_TCP, TCP_KEEPCNT, &values[2], sizeof(int));
+}
+
+int WiFiClient::availableForWrite() {
+    pollfd look = {fd(), POLLOUT, 0};
+    return ::poll(&look, 1, 0) > 0 && (look.revents & (POLLERR | POLLHUP)) == 0 ? 536 : 0;
+}
+
+#endif
+
 int WiFiClient::setNoDelay(bool no_delay) {
     const int on = no_delay ? 1 : 0;
     return setsockopt(fd(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -216,7 +238,11 @@ void WiFiServer::begin() {
     shim::log("tcp_listen", listening ? "ok" : strerror(errno));
 }
 
+#if defined(ARDUINO_ARCH_ESP8266)
+WiFiClient WiFiServer::accept() {
+#else
 WiFiClient WiFiServer::available() {
+#endif
     const int connection = accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     return connection < 0 ? WiFiClient() : WiFiClient(connection);
 }
