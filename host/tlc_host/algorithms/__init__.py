@@ -21,6 +21,7 @@ from tlc_host.algorithms.splitfed_v1 import SplitFedV1
 from tlc_host.algorithms.splitfed_v2 import SplitFedV2
 from tlc_host.algorithms.tinyreptile import TinyReptile
 from tlc_host.algorithms.transfer import Transfer
+from tlc_host.algorithms.ushaped import UShaped
 from tlc_host.algorithms.vsl import VSL
 
 __all__ = ["ALGORITHMS", "find"]
@@ -28,7 +29,7 @@ __all__ = ["ALGORITHMS", "find"]
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm
     for algorithm in (
-        *(VSL, MultiHop, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2),
+        *(VSL, UShaped, MultiHop, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2),
         *(FedAvg, FedProx, FedAsync, ClusteredFL, Gossip, TinyReptile, OnlineDistillation, Transfer, Local),
     )
 }

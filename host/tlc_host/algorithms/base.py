@@ -173,6 +173,8 @@ class Algorithm(ABC):
     title: ClassVar[str]
     paper: ClassVar[str]
     Settings: ClassVar[type[Settings]] = Settings
+    ushaped: ClassVar[bool] = False
+    """Whether it is for devices that go on behind the host segment (``--tail``), or for those that do not."""
     keeps: ClassVar[bool] = True
     """Whether every device's tensors are noted after a round; else the algorithm does so."""
 
@@ -200,6 +202,14 @@ class Algorithm(ABC):
         Raises:
             ConfigError: what is missing.
         """
+        if (bundle.tail is not None) != cls.ushaped:
+            raise ConfigError(
+                "the device goes on behind the host segment"
+                if bundle.tail
+                else "the device does not go on behind the host segment",
+                where=where,
+                remedy="take --algorithm ushaped" if bundle.tail else "compile with --tail and --loss",
+            )
         if not bundle.learned:
             raise ConfigError("nothing learns on the device", where=where, remedy="compile with --train last")
         if not bundle.split and not judges(bundle):

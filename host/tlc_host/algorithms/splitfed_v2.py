@@ -2,14 +2,17 @@
 """SplitFed V2: Thapa et al., "SplitFed: when federated learning meets split learning", arXiv 2004.12088, section 3.2.
 
 1. All devices begin a round with T.
-2. The main server has one L, and serves the devices one after the other, in a random order: a round's batches of each as in
-   vanilla split learning (vsl.py), L going on from one device to the next.
+2. The main server has one L. For each of a round's batches it serves the devices one after the other, in a random order: forward, backward and
+   a step of both halves, as in vanilla split learning (vsl.py), L going on from one device to the next.
 3. The fed server averages: T ← Σ_n D_n T_n / Σ_n D_n.
+
+L meets all devices in every batch, which keeps it from forgetting where their data differ.
 """
 
 from __future__ import annotations
 
 from tlc_host.algorithms.vsl import VSL
+from tlc_host.cohort import Member
 
 __all__ = ["SplitFedV2"]
 
@@ -24,6 +27,12 @@ class SplitFedV2(VSL):
     async def round(self) -> None:
         """Steps 1 to 3."""
         present = self.cohort.present
-        for place in self.rng.permutation(len(present)):
-            await self.cohort.each([present[place]], self.turn)
+        for _ in range(self.settings.batches):
+            for place in self.rng.permutation(len(present)):
+                await self.cohort.each([present[place]], self.one)
         await self.average(present)
+
+    async def one(self, member: Member) -> None:
+        """A batch of one device."""
+        tally = await self.batch(member, member.draw(self.settings.batch))
+        await self.report(tally, member)
