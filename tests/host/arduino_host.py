@@ -7,6 +7,7 @@ The project's ``platformio.ini`` says which core it is for and which flags it ta
 from __future__ import annotations
 
 import configparser
+import filecmp
 import hashlib
 import os
 import re
@@ -68,7 +69,7 @@ def build(project: Path, *, out: Path, include: Path | None = None, flags: Flags
     Raises:
         AssertionError: a compiler has something to say; its words.
     """
-    library = project / "lib" / "tlc" if (project / "lib" / "tlc").is_dir() else FIRMWARE
+    library = _library(project)
     environment = settings(project)
     assert environment["custom_tlc_port"] == "arduino"
     port = [library / "ports" / "arduino" / name for name in environment["custom_tlc_sources"].split()]
@@ -89,14 +90,23 @@ def build(project: Path, *, out: Path, include: Path | None = None, flags: Flags
         *sorted((project / "lib" / "tlc_model" / "src").glob("*.c")),
         *sorted((project / "src").glob("*.c")),
         *sorted((project / "src").glob("*.cpp")),
-        *port,
     ]
-    # The runtime and the shim know nothing of the project, so their objects serve every build in `out`.
+    # The runtime, the port and the shim know nothing of the project, so their objects serve every build in `out`.
     objects = _compile(runtime, [*common, f"-I{library / 'include'}"], out / "objects")
     buffers = [flag for flag in own if flag.startswith("-DSERIAL_")]
     objects += _compile(sorted(SHIM.glob("*.cpp")), [*core, *buffers], out / "objects")
+    objects += _compile(port, [flag for flag in every if f"-I{project}" not in flag], out / "objects")
     objects += _compile(sources, every, out / "objects")
     return _link(objects, out, own)
+
+
+def _library(project: Path) -> Path:
+    """The project's copy of the firmware library, or the source tree's where they are the same or there is none."""
+    copy = project / "lib" / "tlc"
+    files = [path for path in copy.rglob("*") if path.is_file()]
+    names = [path.relative_to(copy) for path in files]
+    same = all((FIRMWARE / name).is_file() and filecmp.cmp(copy / name, FIRMWARE / name, False) for name in names)
+    return FIRMWARE if same else copy
 
 
 def compile_program(sources: Sequence[Path], *, flags: Flags, out: Path) -> Path:

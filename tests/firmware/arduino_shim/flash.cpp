@@ -12,8 +12,8 @@
 
 namespace {
 
-// Maps the file that TLC_SHIM_FLASH names, erased where it is new, at `address` (NULL: anywhere). NULL: no such
-// setting.
+// Maps the file that TLC_SHIM_FLASH names, erased where it is new, at `address` (NULL: anywhere); without that setting
+// memory that is forgotten.
 uint8_t *map_file(void *address, size_t bytes) {
     const char *path = shim::setting("TLC_SHIM_FLASH", nullptr);
     const int file = path == nullptr ? -1 : open(path, O_RDWR | O_CREAT, 0666);
@@ -21,9 +21,6 @@ uint8_t *map_file(void *address, size_t bytes) {
         _exit(3);
     }
     const bool fresh = file < 0 || lseek(file, 0, SEEK_END) == 0;
-    if (file < 0 && address == nullptr) {
-        return nullptr;
-    }
     if (file >= 0 && ftruncate(file, static_cast<off_t>(bytes)) != 0) {
         _exit(3);
     }
@@ -68,7 +65,7 @@ bool inside(const esp_partition_t *partition, size_t offset, size_t count) {
 
 const esp_partition_t *esp_partition_find_first(esp_partition_type_t type, esp_partition_subtype_t, const char *label) {
     const bool known = type == ESP_PARTITION_TYPE_DATA && strcmp(label, tlc_partition.label) == 0;
-    return known && bytes_of_partition() != nullptr ? &tlc_partition : nullptr;
+    return known && shim::setting("TLC_SHIM_FLASH", nullptr) != nullptr ? &tlc_partition : nullptr;
 }
 
 esp_err_t esp_partition_read(const esp_partition_t *partition, size_t offset, void *bytes, size_t count) {
@@ -111,7 +108,7 @@ constexpr uint32_t kBytes = 0x10000; // of its end
 uint8_t *place(uint32_t address, size_t count) {
     static uint8_t *const mapped = map_file(nullptr, kBytes);
     const bool inside = address >= kEnd - kBytes && address <= kEnd && count <= kEnd - address;
-    return mapped != nullptr && inside ? mapped + (address - (kEnd - kBytes)) : nullptr;
+    return inside ? mapped + (address - (kEnd - kBytes)) : nullptr;
 }
 
 } // namespace
@@ -155,7 +152,7 @@ uint8_t *place(uint32_t address, uint32_t count) {
     static uint8_t *const mapped = map_file(nullptr, kBytes);
     const uint32_t end = kStart + kSize;
     const bool inside = address >= end - kBytes && address <= end && count <= end - address;
-    return mapped != nullptr && inside ? mapped + (address - (end - kBytes)) : nullptr;
+    return inside ? mapped + (address - (end - kBytes)) : nullptr;
 }
 
 } // namespace
