@@ -26,8 +26,9 @@ export PLATFORMIO_DISABLE_UPGRADE_CHECK := true
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export CUDA_VISIBLE_DEVICES ?=
 
-# Tests build the same runtime many times over, in other directories.
-export PATH := /usr/lib/ccache:$(PATH)
+# Tests build the same runtime for this machine many times over. Not for boards: ccache knows nothing of the call graphs
+# (-fcallgraph-info) that the stack's bound is proven from.
+export PATH := $(VENV)/ccache:$(PATH)
 export CCACHE_BASEDIR := $(or $(TMPDIR),/tmp)
 export CCACHE_NOHASHDIR := 1
 export CCACHE_DEPEND := 1
@@ -72,6 +73,7 @@ $(VENV)/.ready: pyproject.toml | system
 	@$(PY) -m pip install -qq --disable-pip-version-check --upgrade pip
 	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[train,host,dev]'
 	@$(PY) -m tlc.toolchain >/dev/null
+	@mkdir -p $(VENV)/ccache && for name in gcc g++ cc; do ln -sf "$$(command -v ccache)" $(VENV)/ccache/$$name; done
 	@touch $@
 
 demo: setup
@@ -92,6 +94,7 @@ test-c: setup
 test-python: setup
 	@echo "== pytest"
 	@$(PY) -m tlc.toolchain >/dev/null
+	@mkdir -p $(VENV)/ccache && for name in gcc g++ cc; do ln -sf "$$(command -v ccache)" $(VENV)/ccache/$$name; done
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 fuzz: setup
