@@ -94,7 +94,6 @@ test-c: setup
 test-python: setup
 	@echo "== pytest"
 	@$(PY) -m tlc.toolchain >/dev/null
-	@mkdir -p $(VENV)/ccache && for name in gcc g++ cc; do ln -sf "$$(command -v ccache)" $(VENV)/ccache/$$name; done
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 fuzz: setup
