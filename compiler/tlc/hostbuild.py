@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tlc.errors import BundleError, ToolchainError
 
-__all__ = ["build", "build_native"]
+__all__ = ["build", "build_native", "build_sources"]
 
 FLAGS = ["-std=c99", "-O2", "-ffp-contract=off"]
 """No fused multiply-add: floats come out as on every target. No -march=native: a binary may move between machines."""
@@ -49,6 +49,26 @@ def build(directory: Path, sources: Sequence[str], flags: Sequence[str], name: s
 
     digest = _digest(directory, [*files, *headers], [*flags, runtime.parent.name])
     return _cached(digest, name, link)
+
+
+def build_sources(firmware: Path, sources: Sequence[Path], flags: Sequence[str], name: str) -> Path:
+    """Compiles a few of the runtime's own files, without a project.
+
+    Args:
+        firmware: the firmware library, whose ``include`` is searched.
+        sources: in it.
+        flags: for the compiler, beside ``FLAGS``.
+        name: of the result in the cache.
+
+    Raises:
+        ToolchainError: there is no C compiler, or it refuses them.
+    """
+    include = firmware / "include"
+
+    def link(scratch: Path) -> None:
+        _compile(firmware, [*flags, f"-I{include}", "-o", scratch / name, *sources])
+
+    return _cached(_digest(firmware, [*sources, *include.glob("**/*.h")], flags), name, link)
 
 
 def _runtime(directory: Path, library: Path, flags: Sequence[str]) -> Path:
