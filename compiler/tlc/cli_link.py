@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import json
@@ -66,6 +65,8 @@ def add_link(
         Shown live where stderr is a terminal: throughput, frames sent again, round-trip time, the deepest buffer. The
         model does not run, and what the device has learned stays.
         """
+        import asyncio
+
         require("cobs")
         from tlc_host.line import measure_line
 
@@ -95,6 +96,8 @@ def add_link(
 
         A device has one host at a time: who served it is told that another took it over.
         """
+        import asyncio
+
         require("cobs")
         from tlc_host.line import monitor
 
