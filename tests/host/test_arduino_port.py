@@ -332,6 +332,21 @@ def test_serial_read_and_write_never_wait(out: Path, tmp_path: Path, core: str) 
     assert back == data
 
 
+def test_usb_hands_on_what_fills_a_packet(out: Path, tmp_path: Path) -> None:
+    """64 bytes, echoed: a host's driver would wait for more after a packet of as many."""
+    program = probe(out, *arduino_host.CORES["nordicnrf52"], "-DPROBE_BAUD=921600", "-DPROBE_RX_BUFFER=256")
+    data = bytes(range(64))
+    with running(program, tmp_path, serial=True) as board, serial_wire(board) as wire:
+        os.write(wire.fd, b"e" + struct.pack("<I", len(data)))
+        select.select([], [], [], 0.1)  # the command alone, so that the bytes come, and go, as one
+        os.write(wire.fd, data)
+        back = b""
+        while len(back) < len(data):
+            assert select.select([wire.fd], [], [], 5)[0], f"{len(back)} of {len(data)} came back"
+            back += os.read(wire.fd, 4096)
+    assert back == data
+
+
 def test_rx_buffer_that_the_driver_refuses_is_said(out: Path, tmp_path: Path) -> None:
     program = probe(out, *arduino_host.CORES["espressif32"], "-DPROBE_BAUD=921600", "-DPROBE_RX_BUFFER=128")
     with running(program, tmp_path) as board:
