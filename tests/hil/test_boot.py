@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -169,6 +171,38 @@ def test_upload_boots_and_stop_ends(name: str, projects: dict[str, Path], core: 
         printed = toolchain.pio_run(project, "-t", "stop", directory=core, timeout=120)
     assert "stopped" in printed and not state_file.exists() and gone(again["pid"])
     assert "nothing runs" in toolchain.pio_run(project, "-t", "stop", directory=core, timeout=120)
+
+
+def test_the_monitor_finds_the_uart(projects: dict[str, Path], core: Path) -> None:
+    project = projects["qemu-m4"]
+    toolchain.pio_run(project, "-t", "upload", directory=core, timeout=120)
+    try:
+        port = json.loads((project / ".pio" / "tlc-emulator.json").read_text())["port"]
+        ours, theirs = pty.openpty()  # it wants a terminal
+        command = [sys.executable, "-m", "platformio", "device", "monitor", "-d", str(project)]
+        environment = toolchain.platformio_environment(core)
+        with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as monitor:
+            os.close(theirs)
+            try:
+                assert b"socket://127.0.0.1:%d" % port in shown(ours, b"Ctrl+H")
+                os.write(ours, b"e    " + b"typed here")  # echo, and very much of it
+                shown(ours, b"typed here")
+            finally:
+                monitor.terminate()
+        os.close(ours)
+    finally:
+        toolchain.pio_run(project, "-t", "stop", directory=core, timeout=120)
+
+
+def shown(terminal: int, wanted: bytes, seconds: float = 30.0) -> bytes:
+    """What a terminal shows, until a text has come."""
+    text = b""
+    deadline = time.monotonic() + seconds
+    while wanted not in text:
+        left = deadline - time.monotonic()
+        assert left > 0 and select.select([terminal], [], [], left)[0], text
+        text += os.read(terminal, 4096)
+    return text
 
 
 @pytest.mark.parametrize("running", ALL, indirect=True)
