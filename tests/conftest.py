@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--board", action="append", help="hardware in the loop: only this board; may be repeated")
+    parser.addoption("--emulator", choices=["qemu", "process", "renode"], help="... only boards of this emulator")
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of :func:`small_models.write_all`; nobody writes there."""

@@ -8,11 +8,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tlc.errors import DataError
+from tlc.extras import require
+
+if TYPE_CHECKING:
+    from tlc_host.hil.report import Outcome
 
 __all__ = ["add_boards"]
 
@@ -63,3 +67,65 @@ def add_boards(cli: click.Group, common: Callable[[Command], Command], examples:
         click.echo(crash.what)
         for place in places:
             click.echo(str(place))
+
+    @cli.command(
+        "hil",
+        short_help="Put a project's firmware through the scenarios of hardware in the loop.",
+        epilog=examples(
+            "tlc hil digits",
+            "tlc hil digits --only power-cut --json",
+            "tlc hil digits --device /dev/ttyUSB0 --input x.npy",
+        ),
+    )
+    @directory
+    @click.option(
+        "--device",
+        metavar="LINE",
+        help="A board that runs the project: /dev/tty..., or tcp://HOST:PORT. It forgets what it has learned.  "
+        "[default: build the firmware and boot it in the board's emulator]",
+    )
+    @click.option(
+        "--only", multiple=True, metavar="SCENARIO", help="May be repeated.  [default: all, as docs/hil.md lists them]"
+    )
+    @click.option(
+        "--input",
+        "source",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Real samples, as of `tlc run`.  [default: seeded random integers]",
+    )
+    @common
+    def hil_command(
+        directory: Path, device: str | None, only: tuple[str, ...], source: Path | None, as_json: bool
+    ) -> None:
+        """Put the firmware of the project in DIR through scenarios: greeting, inference and training bit-equal to the twin,
+        a reset in the middle, a power cut in the journal's write, noise on the line, memory within the certificate.
+
+        Exit code 1 where one fails. Some need an emulator and are skipped on a board.
+        """
+        require("cobs")
+        from tlc import boards, bundle, toolchain
+        from tlc_host.hil.report import run_hil
+        from tlc_host.run import device_inputs
+
+        inputs = device_inputs(source, bundle.load(directory)) if source is not None else None
+        board = boards.of_project(directory)
+        if device is None:
+            board.emulator_spec()  # raises where nothing emulates it, before anything is built
+            if board.id != "native":
+                toolchain.pio_run(directory)
+
+        def show(outcome: Outcome) -> None:
+            if not as_json:
+                line = f"{outcome.outcome:8}{outcome.scenario:11}{outcome.seconds:6.1f} s  {outcome.detail}"
+                click.echo(line)
+                sys.stdout.flush()
+
+        report = run_hil(directory, device or "", only=only, inputs=inputs, on_outcome=show)
+        if as_json:
+            click.echo(json.dumps(report.to_json()))
+        else:
+            passed = sum(outcome.outcome == "passed" for outcome in report.outcomes)
+            click.echo(f"{report.board} ({report.where}): {passed} of {len(report.outcomes)} passed")
+        if not report.good:
+            sys.exit(1)

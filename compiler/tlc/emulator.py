@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -148,8 +148,22 @@ class EmulatorProcess:
         except subprocess.TimeoutExpired as error:
             raise EmulatorFailed(f"the program still runs after {timeout} s") from error
 
-    def reset(self) -> None:
+    def listen_for_debugger(self, path: str) -> None:
+        """Lets a debugger connect to a Unix socket at ``path`` (GDB's remote serial protocol).
+
+        Raises:
+            EmulatorFailed: a native process has no such thing.
+        """
+        if self._monitor is None:
+            raise EmulatorFailed("a native process has no debugger of its own", "attach gdb to it")
+        line = {"command-line": f"gdbserver unix:{path},server=on,wait=off"}
+        _monitor_command(self._monitor, "human-monitor-command", line)
+
+    def reset(self, resume: Callable[[], None] | None = None) -> None:
         """Presses the reset button: the CPU starts again, RAM keeps what it held, the UART's client stays connected.
+
+        Args:
+            resume: called after it, where a debugger holds the CPU: lets it run.
 
         Returns when the program has set up its UART again; what is sent before may be lost.
 
@@ -158,12 +172,12 @@ class EmulatorProcess:
         """
         if self._monitor is None:
             raise EmulatorFailed("a native process has no reset", "stop it and start another on the same port")
-        if self._starts_address is None:
-            _monitor_command(self._monitor, "system_reset")
-            return
-        starts = _word(self._monitor, self._starts_address)
+        starts = _word(self._monitor, self._starts_address) if self._starts_address is not None else 0
         _monitor_command(self._monitor, "system_reset")
-        _await_start(self._monitor, self._starts_address, starts)
+        if resume is not None:
+            resume()
+        if self._starts_address is not None:
+            _await_start(self._monitor, self._starts_address, starts)
 
     def stop(self) -> None:
         """Ends the process, if it still runs, and waits for it. May be called again."""
