@@ -20,7 +20,7 @@ from tlc.errors import BundleError
 from tlc.graph import Origin, Quant
 from tlc.learning import Learning
 
-__all__ = ["LEARNED_FILE", "Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "load"]
+__all__ = ["LEARNED_FILE", "Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "Tail", "load"]
 
 LEARNED_FILE = "learned.bin"
 """Beside the bundle: the learned tensors as they begin, as a parameter message has them."""
@@ -69,6 +69,15 @@ class EdgeTensor(_Model):
     def to_file(self, q: NDArray[np.int8]) -> NDArray[np.float32]:
         """The device's integers, (samples, ...), to reals in the file's layout."""
         return self.origin.to_file(self.quant.dequantize(q))
+
+
+class Tail(_Model):
+    """The part of the device segment that follows the host's."""
+
+    input: EdgeTensor
+    """What the host's part ends with."""
+    output: EdgeTensor
+    """The network's output, which stays on the device."""
 
 
 class LearnedTensor(_Model):
@@ -138,6 +147,8 @@ class Bundle(_Model):
     outputs: tuple[EdgeTensor, ...]
     model_inputs: tuple[str, ...]
     model_outputs: tuple[str, ...]
+    tail: Tail | None = None
+    """Of a U-shaped split: the device's second part; ``inputs`` and ``outputs`` are the first one's."""
     learned: tuple[LearnedTensor, ...]
     learning: Learning | None = None
     """Where something learns: how."""

@@ -199,6 +199,12 @@ def cli() -> None:
     "that fits the board and takes the least time, computing and sending.",
 )
 @click.option(
+    "--tail",
+    metavar="TENSOR",
+    help="U-shaped split: the device goes on from this tensor, and only what lies between --cut and it is the host's. Labels and "
+    "results stay on the device, which learns with --loss.",
+)
+@click.option(
     "--calib",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -267,6 +273,7 @@ def compile_command(
     transport: str | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     cut: str,
+    tail: str | None,
     calib: Path | None,
     out: Path | None,
     train_ram: int | None,
@@ -305,6 +312,7 @@ def compile_command(
         train_macs,
         learning,
         train_arithmetic,
+        tail,
     )
     with progress(as_json) as say:
         compiled = compile_model(options, say)

@@ -28,7 +28,7 @@ LINK_OVERHEAD = 48
 """Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
 
 
-DEVICE_BYTES = {4: 1280, 8: 1472}
+DEVICE_BYTES = {4: 1344, 8: 1536}
 """``sizeof(tlc_device_t)`` by the size of a pointer, rounded up to 64 bytes; the generated main.c does not compile where
 it is more."""
 
@@ -119,9 +119,9 @@ def layer_instructions(program: Program, step: Step, board: Board) -> float:
 
 def link_message_bytes(graph: Graph) -> int:
     """The largest tensor that crosses the link: an input, the outputs together, or their float32 gradient."""
-    outputs = sum(graph[name].elements for name in graph.outputs)
-    inputs = sum(graph[name].elements for name in graph.inputs)
-    return max(inputs, 4 * outputs)
+    outputs = sum(graph[name].elements for name in graph.outputs[: 1 if graph.tail else None])
+    inputs = sum(graph[name].elements for name in graph.inputs if name != graph.tail)
+    return max(inputs, 4 * outputs, graph[graph.tail].elements if graph.tail else 0)
 
 
 def link_ram_bytes(program: Program, board: Board) -> int:
@@ -141,7 +141,9 @@ def _pointer_bytes(board: Board) -> int:
 def values_bytes(program: Program, standalone: bool) -> int:
     """Floats of a whole model's result for the application's hook; 0 where the arena has room for them, or the host has
     the result. A model with a loss still needs its arena when the result is told."""
-    size = 4 * program.graph[program.graph.outputs[0]].elements
+    size = 4 * program.graph[program.result].elements
+    if program.tail:  # it learns only from samples whose result is not told
+        return size if size > program.arena_bytes else 0
     return size if standalone and (size > program.arena_bytes or program.loss) else 0
 
 
@@ -198,7 +200,8 @@ def certificate(program: Program, board: Board, packing: Packing, standalone: bo
 def estimate(cut: str, program: Program, board: Board, packing: Packing, transport: Transport) -> Estimate:
     """One cut on one board."""
     promise = certificate(program, board, packing, cut == "none")
-    sent = sum(program.graph[name].elements for name in program.graph.outputs) + LINK_OVERHEAD
+    graph = program.graph
+    sent = sum(graph[name].elements for name in graph.outputs[: 1 if graph.tail else None]) + LINK_OVERHEAD
     work = instructions(program, board, packing)
     seconds = work / board.cpu.clock_hz + sent / board.link.bytes_per_second(transport)
     return Estimate(

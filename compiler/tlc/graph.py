@@ -153,6 +153,9 @@ class Graph:
     nodes: list[Node] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    tail: str = ""
+    """Of a U-shaped device segment: the input, the last one, with which its second part begins; that part's output is the
+    last one."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -222,7 +225,19 @@ class Graph:
             [dataclasses.replace(node, inputs=list(node.inputs), outputs=list(node.outputs)) for node in self.nodes],
             list(self.inputs),
             list(self.outputs),
+            self.tail,
         )
+
+    def segments(self) -> tuple[Graph, Graph]:
+        """Both parts of a U-shaped device segment, each a graph of its own."""
+        assert self.tail
+        parts = []
+        for inputs, outputs in ((self.inputs[:-1], self.outputs[:-1]), (self.inputs[-1:], self.outputs[-1:])):
+            part = self.copy()
+            part.inputs, part.outputs, part.tail = inputs, outputs, ""
+            part.prune()
+            parts.append(part)
+        return parts[0], parts[1]
 
     def walk(self) -> Iterator[tuple[Node, Sequence[Tensor], Tensor]]:
         """Each node with its input tensors and its (first) output tensor."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlc import boards
 from tlc.boards import Board, Transport
-from tlc.bundle import LEARNED_FILE, Bundle, EdgeTensor, LearnedTensor
+from tlc.bundle import LEARNED_FILE, Bundle, EdgeTensor, LearnedTensor, Tail
 from tlc.codegen.project import Settings, emit, initial_state, render_application, render_model, write_project
 from tlc.cost import (
     Estimate,
@@ -36,14 +36,14 @@ from tlc.learn.sensitivity import fisher_channels
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.passes.backward import Selection, differentiate
-from tlc.passes.calibrate import calibrate, fallback_samples
+from tlc.passes.calibrate import calibrate, fallback_samples, through_host
 from tlc.passes.canonicalize import canonicalize
 from tlc.passes.pack import DecodeCost, Packing, PackMode, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
 from tlc.passes.select import ROLES, learnable, parse_spec
 from tlc.passes.select_auto import Budget, Selector, Training
-from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split
+from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split, with_tail
 from tlc.program import Program, learned_scale, rows_shape
 
 __all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
@@ -76,6 +76,8 @@ class Options:
     """How what learns does; its arithmetic follows from the next."""
     train_arithmetic: Literal["auto", "float", "int"] = "auto"
     """``auto``: in float32 where the board's core has an FPU, else in integers."""
+    tail: str | None = None
+    """Of a U-shaped split: the tensor with which the device goes on behind the host's part."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,27 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     warnings: list[str] = []
 
     say("choosing the cut", 0, 1)
+    if options.tail is not None and options.tail == options.cut:
+        raise UsageError(
+            f"the tail at '{options.tail}' does not come after the cut, it is there",
+            where="--tail",
+            remedy="name a tensor that the host computes from the cut, or leave --tail out",
+        )
     if options.cut == "auto":
         cut = _automatic_cut(graph, board, options, transport)
     else:
-        graph, cut = _named_cut(source, graph, options.cut)
-    device_float, host = split(graph, cut)
+        kept = _keeping(source, graph, options.tail) if options.tail is not None else None
+        graph, cut = _named_cut(kept or source, canonicalize(kept) if kept else graph, options.cut)
+        if kept:
+            graph.outputs.pop()
+    if options.tail is not None:
+        cut = with_tail(graph, cut, options.tail)
     _check_loss(cut, options)
+    device_float, host = split(graph, cut)
+    host_bytes = write_host(options.model, graph, host, cut.tensor, options.shapes) if host and cut.tensor else None
 
     samples = _samples(graph, options, warnings)
-    device = _to_integers(device_float, samples, options, say, warnings)
+    device = _to_integers(device_float, samples, options, say, warnings, host_bytes)
     say("packing", 0, 1)
     learned, training = _selection(graph, device, board, cut, samples, options, say)
     program, packing = _program(device, board, options.pack, learned, options.learning)
@@ -142,7 +156,6 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
 
     say("writing the project", 0, 1)
     emission = emit(program, packing)
-    host_bytes = write_host(options.model, graph, host, cut.tensor, options.shapes) if host and cut.tensor else None
     device_bytes = _device_tflite(device, options.model.name, warnings)
     state = initial_state(emission)
     bundle = Bundle(
@@ -151,8 +164,9 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         model_sha256=hashlib.sha256(options.model.read_bytes()).hexdigest(),
         cut=cut.file_name,
         seed=options.seed,
-        inputs=tuple(_edge(device[name]) for name in device.inputs),
-        outputs=tuple(_edge(device[name]) for name in device.outputs),
+        inputs=tuple(_edge(device[name]) for name in device.inputs if name != device.tail),
+        outputs=tuple(_edge(device[name]) for name in device.outputs[: 1 if device.tail else None]),
+        tail=Tail(input=_edge(device[device.tail]), output=_edge(device[device.outputs[-1]])) if device.tail else None,
         model_inputs=tuple(_file_name(graph[name]) for name in graph.inputs),
         model_outputs=tuple(_file_name(graph[name]) for name in graph.outputs),
         learned=_learned(program),
@@ -257,6 +271,18 @@ def _named_cut(source: Graph, graph: Graph, name: str) -> tuple[Graph, Cut]:
         return graph, cut_named(graph, name)
 
 
+def _keeping(source: Graph, graph: Graph, name: str) -> Graph | None:
+    """The model with a tensor that canonicalization fused away as its last output, so that it stays; None: it is there."""
+    if any(tensor.origin and tensor.origin.name == name for tensor in graph.tensors.values()):
+        return None
+    fused = next((t for t in source.tensors.values() if t.origin and t.origin.name == name), None)
+    if fused is None or fused.name in source.outputs or source.producer(fused.name) is None:
+        return None
+    kept = source.copy()
+    kept.outputs.append(fused.name)
+    return kept
+
+
 def _automatic_cut(graph: Graph, board: Board, options: Options, transport: Transport) -> Cut:
     """The cut with the least time per inference (device computing, then the link) among those that fit.
 
@@ -311,13 +337,19 @@ def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | N
     return None
 
 
-def _to_integers(device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str]) -> Graph:
+def _to_integers(
+    device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str], host: bytes | None
+) -> Graph:
     if _is_integer(device):
         if options.calib is not None and options.train != "auto":
             warnings.append("--calib is not used: the model is quantized already")
         return device
-    arrays = fallback_samples(device, options.seed) if samples is None else _input_arrays(device, samples)
-    ranges = calibrate(device, arrays, progress=lambda done, total: say("calibrating", done, total))
+    head, tail = device.segments() if device.tail else (device, None)
+    arrays = fallback_samples(head, options.seed) if samples is None else _input_arrays(head, samples)
+    ranges = calibrate(head, arrays, progress=lambda done, total: say("calibrating", done, total))
+    if tail is not None:
+        assert host is not None
+        ranges |= calibrate(tail, {device.tail: through_host(head, tail, arrays, host)})
     say("quantizing", 0, 1)
     return quantize(device, ranges)
 
@@ -361,11 +393,14 @@ def _with_arithmetic(options: Options, board: Board) -> Options:
             remedy=f"leave {only_float} out, or --train-arithmetic float",
         )
     if asked == "auto":
-        asked = "float" if only_float or "fpu" in board.cpu.features else "int"
+        asked = "float" if only_float or options.tail is not None or "fpu" in board.cpu.features else "int"
     return dataclasses.replace(options, learning=dataclasses.replace(learning, arithmetic=asked))
 
 
 def _check_loss(cut: Cut, options: Options) -> None:
+    if cut.tail is not None:
+        _check_tail(options)
+        return
     if options.learning.loss == "none":
         return
     if options.train == "none":
@@ -377,6 +412,34 @@ def _check_loss(cut: Cut, options: Options) -> None:
             f"the loss is where the network ends, and that is on the host: the device ends at '{cut.file_name}'",
             where=f"--loss {options.learning.loss}",
             remedy="add --cut none, or leave the loss to the host",
+        )
+
+
+def _check_tail(options: Options) -> None:
+    where, learning = f"--tail {options.tail}", options.learning
+    if options.train in CHOSEN or options.train_ram is not None or options.train_macs is not None:
+        raise UsageError(
+            "what learns of two parts is not chosen by cost",
+            where=where,
+            remedy="name what learns: --train full, or layers of both parts",
+        )
+    if (options.train == "none") != (learning.loss == "none"):
+        raise UsageError(
+            "the loss is where the network ends, on the device, and it takes a loss and something that learns",
+            where=where,
+            remedy="add --loss softmax-ce and --train full, or leave out both",
+        )
+    if learning.interleaved:
+        raise UsageError(
+            "two backward passes make a sample's gradient, so there are no updates inside them",
+            where=f"{where} --train-batch 1",
+            remedy="leave --train-batch out",
+        )
+    if learning.arithmetic == "int":
+        raise UsageError(
+            "the gradient between the parts travels as float32",
+            where=f"{where} --train-arithmetic int",
+            remedy="leave --train-arithmetic out",
         )
 
 

@@ -14,7 +14,7 @@ from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.ops.base import Array, Call, Slice
 
-__all__ = ["Buffer", "Learned", "Program", "Step", "align", "learned_scale", "rows_of", "rows_shape"]
+__all__ = ["Buffer", "Learned", "Program", "Step", "TailPart", "align", "learned_scale", "rows_of", "rows_shape"]
 
 ALIGN = 16
 
@@ -61,6 +61,20 @@ class Learned:
     residual: int | None = None
 
 
+@dataclass(frozen=True)
+class TailPart:
+    """The second part of a U-shaped device segment."""
+
+    input: str
+    output: str
+    forward: int
+    """Steps of the forward pass before it."""
+    backward: int = 0
+    """Steps of the backward pass that are its: the first ones."""
+    top: str = ""
+    """The activation whose gradient the loss gives; empty where nothing learns."""
+
+
 @dataclass
 class Program:
     """A device graph ready for codegen."""
@@ -72,10 +86,12 @@ class Program:
     learning: Learning = field(default_factory=Learning)
     top: str = ""
     """Where something learns: the activation whose gradient the backward pass begins with."""
+    tail: TailPart | None = None
+    """Where the graph has a second part: how it lies in the passes. Then the top is the first part's."""
     folded: dict[str, int] = field(default_factory=dict)
     """Per node of which something learns: where in the state its biases lie as kernels read them (bytes)."""
     loss: Step | None = None
-    """From a label to the gradient of the top."""
+    """From a label to the gradient of the :attr:`loss_top`."""
     buffers: dict[str, Buffer] = field(default_factory=dict)
     arena_bytes: int = 0
     state_bytes: int = 0
@@ -87,6 +103,16 @@ class Program:
         """Where in the arena a buffer lies."""
         buffer = self.buffers[name]
         return self.offset(buffer.shares) if buffer.shares else buffer.offset
+
+    @property
+    def loss_top(self) -> str:
+        """The activation whose gradient the loss gives."""
+        return self.tail.top if self.tail else self.top
+
+    @property
+    def result(self) -> str:
+        """What the application is told: the last part's first output."""
+        return self.tail.output if self.tail else self.graph.outputs[0]
 
     @property
     def macs(self) -> int:

@@ -6,6 +6,7 @@ The generated C equals it bit for bit: every tensor after every step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class ReferenceTrainer:
         self.graph = graph.copy()
         self.plan = plan
         self.samples = 0
+        self._tail_graph = graph.segments()[1] if graph.tail else graph
         self._values: dict[str, NDArray[Any]] = {}
         self._axes = dict.fromkeys(plan.learned, 0)
         for node in graph.nodes:
@@ -47,12 +49,41 @@ class ReferenceTrainer:
 
     def forward(self, *inputs: NDArray[np.int8]) -> list[NDArray[np.int8]]:
         """The outputs of one sample: inputs and outputs int8 of (1, …)."""
-        values: dict[str, NDArray[Any]] = dict(zip(self.graph.inputs, inputs, strict=True))
+        names = [name for name in self.graph.inputs if name != self.graph.tail]
+        values: dict[str, NDArray[Any]] = dict(zip(names, inputs, strict=True))
         values.update({name: tensor.data for name, tensor in self.graph.tensors.items() if tensor.data is not None})
-        for node in self.graph.nodes:
-            values[node.output] = REGISTRY[node.op].int8(self.graph, node, [values[name] for name in node.inputs])
         self._values = values
-        return [values[name] for name in self.graph.outputs]
+        self._run(self.graph.outputs[:1] if self.graph.tail else self.graph.outputs)
+        return [values[name] for name in self.graph.outputs if name in values]
+
+    def _run(self, outputs: list[str]) -> None:
+        """The nodes that lead to some outputs, from the values that are there."""
+        values = self._values
+        needed = set(outputs)
+        for node in reversed(self.graph.nodes):
+            if node.output in needed and node.output not in values:
+                needed.update(node.inputs)
+        for node in self.graph.nodes:
+            if node.output in needed and node.output not in values:
+                values[node.output] = REGISTRY[node.op].int8(self.graph, node, [values[name] for name in node.inputs])
+
+    def learn_tail(self, x: NDArray[np.int8], target: Target) -> tuple[NDArray[np.int8], Float, Verdict]:
+        """The second part of a U-shaped segment after :meth:`forward`, with its loss and backward pass; then
+        :meth:`backward` is to follow.
+
+        Args:
+            x: what the host's part made of the sample.
+
+        Returns:
+            The output, and float32 d loss / d the reals of ``x``, and the loss.
+        """
+        last, name = self.plan.tail, self.graph.tail
+        assert last is not None and self._values, "the tail comes after forward"
+        self._values[name] = x.reshape(self.graph[name].shape)
+        self._run(self.graph.outputs[-1:])
+        gradient, verdict = loss_gradient(self._tail_graph, last.learning.loss, self._values[last.top], target)
+        left = self._go_back(last, gradient)
+        return self._values[self.graph.outputs[-1]], left[name], verdict
 
     def forget(self) -> None:
         """Clears the optimizer's memory, as a device does when its learned tensors are replaced."""
@@ -74,11 +105,19 @@ class ReferenceTrainer:
         Args:
             gradient: float32, d loss / d the reals of the plan's top, of its shape.
         """
-        values, graph = self._values, self.graph
-        assert values, "backward comes after forward"
-        top = self.plan.top
+        plan = self.plan
+        assert self._values, "backward comes after forward"
+        if plan.tail:
+            plan = replace(plan, order=plan.order[len(plan.tail.order) :])
+        self._go_back(plan, gradient)
+        self._values = {}
+        self.samples += 1
+
+    def _go_back(self, plan: Plan, gradient: Float) -> dict[str, Float]:
+        """Through a plan's nodes; the gradients of activations that are left."""
+        values, graph, top = self._values, self.graph, plan.top
         gradients: dict[str, Float] = {top: np.array(gradient, np.float32).reshape(graph[top].shape)}
-        for node, wanted in self.plan.order:
+        for node, wanted in plan.order:
             dy = gradients.pop(node.output)
             sums: dict[int, Float] = {}
             for index in sorted(wanted):
@@ -89,8 +128,7 @@ class ReferenceTrainer:
                     sums[index] = gradients.setdefault(name, np.zeros(graph[name].shape, np.float32))
             inputs = [values[name] for name in node.inputs]
             REGISTRY[node.op].gradient(graph, node, inputs, values[node.output], dy, sums)
-        self._values = {}
-        self.samples += 1
+        return gradients
 
     def learn(self, target: Target) -> Verdict:
         """:meth:`backward` with the gradient of the plan's loss.

@@ -45,6 +45,9 @@ POINTERS: Mapping[str, tuple[tuple[Origin, str], ...]] = {
     "backward": (("model", "backward"),),
     "loss": (("model", "loss"),),
     "update": (("model", "update"),),
+    # tlc_tail_t
+    "tail_forward": (("model", "tail_forward"),),
+    "tail_backward": (("model", "tail_backward"),),
     # tlc_ctx_t and tlc_link_config_t, as device.c sets them
     "on_layer": (("runtime", "on_layer"),),
     "place": (("runtime", "place"),),

@@ -30,6 +30,9 @@ FLASH_DIR = ".flash"
 RESULTS = 1024
 """Floats of a result that the twin keeps."""
 
+NO_LEARNING = bytes(128)
+"""A ``tlc_learning_t`` of zeros: the twin learns only when the host says so."""
+
 FLAGS = ["-fPIC", "-shared", "-fvisibility=hidden"]
 
 
@@ -191,6 +194,43 @@ class Twin:
         )
         return loss.value, predicted.value
 
+    def tail(
+        self, x: NDArray[np.int8], label: int | None = None
+    ) -> tuple[NDArray[np.int8], NDArray[np.float32], float, int]:
+        """The part of a U-shaped segment behind the host's, after :meth:`forward` of one sample; with a label its loss and
+        backward pass, too, and then :meth:`backward` is to follow.
+
+        Args:
+            x: int8, what the host's part made of the sample, in the device's layout.
+
+        Returns:
+            The network's output; and where there is a label the gradient of ``x``, the loss, and the class that the
+            device took it for.
+
+        Raises:
+            DeviceError: there is no such part or class, or no forward pass.
+        """
+        ends = self.bundle.tail
+        if ends is None:
+            raise DeviceError("has nothing behind the host's part", where=f"twin of {self.library.directory}")
+        x = np.ascontiguousarray(x, np.int8)
+        assert x.size == np.prod(ends.input.shape), "a tensor of another shape"
+        out, gradient = np.empty(ends.output.shape, np.int8), np.zeros(ends.input.shape, np.float32)
+        loss, predicted = ctypes.c_float(), ctypes.c_uint32()
+        told = ctypes.byref(ctypes.c_uint32(label)) if label is not None else None
+        self._check(
+            self._c.tlc_twin_tail(
+                self._memory,
+                _pointer(x),
+                _pointer(out),
+                told,
+                ctypes.byref(loss),
+                ctypes.byref(predicted),
+                _pointer(gradient),
+            )
+        )
+        return out, gradient, loss.value, predicted.value
+
     def update(
         self,
         learning_rate: float,
@@ -238,11 +278,13 @@ class Twin:
         count = int(self._c.tlc_twin_send(self._memory, buffer, ctypes.c_size_t(capacity)))
         return buffer.raw[:count]
 
-    def sample(self, values: NDArray[np.float32]) -> None:
-        """Gives the application's sensor its next sample."""
+    def sample(self, values: NDArray[np.float32], label: int | None = None) -> None:
+        """Gives the application's sensor its next sample, and what it is where that is known."""
         values = np.ascontiguousarray(values, np.float32)
         assert values.size == self._c.tlc_twin_input_bytes(), "a sample of another size"
         self._c.tlc_twin_sample(self._memory, _pointer(values))
+        if label is not None:
+            self._c.tlc_twin_label(self._memory, ctypes.c_uint32(label), NO_LEARNING)
 
     def result(self) -> NDArray[np.float32] | None:
         """What the application's result hook was given, once; None where there is nothing new."""

@@ -77,6 +77,8 @@ static uint8_t *place_in_arena(tlc_device_t *device, uint8_t type, uint32_t payl
             return NULL;
         }
         return arena + model->gradient->offset + (tlc_gradient_room(model) - payload_bytes);
+    case TLC_MSG_TAIL:
+        return model->tail && payload_bytes == model->tail->input->elements ? arena + model->tail->input->offset : NULL;
     case TLC_MSG_RESULT:
     case TLC_MSG_SET_PARAMS:
         if (payload_bytes > model->arena_bytes) {
@@ -199,6 +201,10 @@ tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *co
     if (model->gradient) {
         largest = max_u32(largest, TLC_TRAIN_BYTES + min_u32(4u * model->gradient->elements, room));
     }
+    if (model->tail) {
+        largest_input = max_u32(largest_input, model->tail->input->elements);
+        largest = max_u32(largest, TLC_TAIL_BYTES + largest_input);
+    }
     largest = max_u32(largest, TLC_PARAMS_BYTES + min_u32(model->param_bytes, room));
     largest = max_u32(largest, TLC_RESULT_BYTES + min_u32(RESULT_MAX_BYTES, room));
     const uint32_t payload = (largest - TLC_FORWARD_BYTES + 15u) & ~15u; /* FORWARD has the shortest header */
@@ -265,7 +271,8 @@ static bool say_hello(tlc_device_t *device) {
     capabilities |= config->layer_ticks ? (uint32_t)TLC_CAN_PROFILE : 0u;
     capabilities |= config->standalone ? (uint32_t)TLC_STANDALONE : 0u;
     capabilities |= device->journal.storage ? (uint32_t)TLC_CAN_SAVE : 0u;
-    capabilities |= model->loss ? (uint32_t)TLC_CAN_JUDGE : 0u;
+    capabilities |= model->loss && !model->tail ? (uint32_t)TLC_CAN_JUDGE : 0u;
+    capabilities |= model->tail ? (uint32_t)TLC_CAN_TAIL : 0u;
     capabilities |= model->backward && !model->update ? (uint32_t)TLC_AT_ONCE : 0u;
     tlc_put_u32(message + TLC_HELLO_CAPABILITIES, capabilities);
     tlc_put_u32(message + TLC_HELLO_BOOT, device->boot);
@@ -414,26 +421,11 @@ static const char NOT_FINITE[] = "the gradient is not finite";
 static const char BAD_GRADIENT[] = "the gradient is not finite, or its norm is above the bound";
 static const char AT_THE_END[] = "too many weights reach the end of their range";
 
-static void take_forward(tlc_device_t *device) {
-    const tlc_model_t *model = device->config.model;
-    tlc_link_message_t *held = &device->held;
-    const uint8_t index = held->header[TLC_FORWARD_INDEX];
-    const uint8_t flags = held->header[TLC_FORWARD_FLAGS];
-    if (index >= model->input_count || !held->payload || held->payload_bytes != model->inputs[index].elements) {
-        say_error(device, TLC_ERR_SIZE, "no input tensor of this index and size");
-        return;
-    }
-    uint8_t *to = device->config.arena + model->inputs[index].offset;
-    device->ctx.has_forward = 0;
-    if (held->payload != to) {
-        memcpy(to, held->payload, held->payload_bytes);
-        tlc_link_release(&device->link, held); /* the next message may come in while this one is worked on */
-    }
-    if (!(flags & TLC_FORWARD_RUN)) {
-        return;
-    }
+/* A forward pass that the host asked for, with its inputs in their place. */
+static void run_for_host(tlc_device_t *device) {
+    const tlc_link_message_t *held = &device->held;
     device->forward = tlc_common_get(held->header);
-    device->keep = (flags & TLC_FORWARD_KEEP) != 0;
+    device->keep = (held->header[TLC_FORWARD_FLAGS] & TLC_FORWARD_KEEP) != 0;
     const tlc_status_t status = run(device);
     if (status != TLC_OK) {
         say_error(device, status, "the forward pass failed");
@@ -444,9 +436,76 @@ static void take_forward(tlc_device_t *device) {
     }
 }
 
+/* Whether the application's hook gave a sample; its values are in the arena. */
+static bool ask_hook(tlc_device_t *device, tlc_sample_t *sample) {
+    *sample = (tlc_sample_t){.ctx = &device->ctx};
+    device->busy = true; /* the hook may take long and pump: nothing may come into the arena */
+    const bool taken = device->config.sample(device->config.app, sample);
+    device->busy = false;
+    return taken;
+}
+
+/* FORWARD with OWN: the pass of a sample that the device takes now. Asked again, it takes no other. */
+static void take_own(tlc_device_t *device) {
+    const uint32_t request = tlc_common_get(device->held.header).request;
+    if (device->has_own && device->ctx.has_forward == TLC_HAS_HEAD && request == device->forward.request) {
+        queue_outputs(device, 0);
+        return;
+    }
+    if (!device->config.sample) {
+        say_error(device, TLC_ERR_STATE, "this device has no samples of its own");
+        return;
+    }
+    tlc_sample_t sample;
+    device->has_own = false;
+    if (!ask_hook(device, &sample)) {
+        say_error(device, TLC_ERR_STATE, "the sample hook has no sample now");
+        return;
+    }
+    if (sample.input < device->config.model->input_count) {
+        say_error(device, TLC_ERR_SIZE, "the sample hook put too few values");
+        return;
+    }
+    device->has_own = true;
+    device->own_labelled = sample.labelled;
+    device->own = sample.target;
+    run_for_host(device);
+}
+
+static void take_forward(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    tlc_link_message_t *held = &device->held;
+    const uint8_t index = held->header[TLC_FORWARD_INDEX];
+    const uint8_t flags = held->header[TLC_FORWARD_FLAGS];
+    if (flags & TLC_FORWARD_OWN) {
+        take_own(device);
+        return;
+    }
+    if (index >= model->input_count || !held->payload || held->payload_bytes != model->inputs[index].elements) {
+        say_error(device, TLC_ERR_SIZE, "no input tensor of this index and size");
+        return;
+    }
+    uint8_t *to = device->config.arena + model->inputs[index].offset;
+    device->ctx.has_forward = 0;
+    if (held->payload != to) {
+        memcpy(to, held->payload, held->payload_bytes);
+        tlc_link_release(&device->link, held); /* the next message may come in while this one is worked on */
+    }
+    device->has_own = false;
+    if (flags & TLC_FORWARD_RUN) {
+        run_for_host(device);
+    }
+}
+
 /* Whether the arena holds what a gradient of forward pass `of` needs. */
 static bool holds_pass(const tlc_device_t *device, uint32_t of, uint32_t batch) {
     return device->ctx.has_forward && of != 0 && of == device->forward.request && batch == device->forward.batch;
+}
+
+/* The same for the gradient of output 0: behind the host's part, the second backward pass must have been. */
+static bool can_go_back(const tlc_device_t *device, uint32_t of, uint32_t batch) {
+    return holds_pass(device, of, batch) &&
+           (!device->config.model->tail || device->ctx.has_forward == TLC_HAS_TAIL_GRADIENT);
 }
 
 /* From the gradient in its place to the accumulators; where updates are interleaved, *step and all. *how: of NUMERIC.
@@ -482,7 +541,7 @@ static void take_backward(tlc_device_t *device) {
         say_done(device, TLC_DONE_REPEATED, 0);
         return;
     }
-    if (!holds_pass(device, of, common.batch)) {
+    if (!can_go_back(device, of, common.batch)) {
         say_error(device, TLC_ERR_STATE, NO_SUCH_PASS);
         return;
     }
@@ -699,9 +758,10 @@ static const char *load_lesson(tlc_device_t *device, tlc_status_t *status) {
     if (kind != TLC_TRAIN_LABEL && kind != TLC_TRAIN_VALUES) {
         return "no such kind of lesson";
     }
-    if (!model->loss) {
+    if (!model->loss || model->tail) {
         *status = TLC_ERR_STATE;
-        return "this model has no loss of its own: compile it with --loss";
+        return model->tail ? "the loss is behind the host's part: send TAIL"
+                           : "this model has no loss of its own: compile it with --loss";
     }
     tlc_target_t target = {.label = tlc_get_u32(value), .values = NULL};
     if (kind == TLC_TRAIN_VALUES) {
@@ -733,7 +793,7 @@ static void take_train(tlc_device_t *device) {
     } else if (of != 0 && of == device->backward) {
         say_trained(device, TLC_DONE_REPEATED, 0);
         return;
-    } else if (!holds_pass(device, of, common.batch)) {
+    } else if (!can_go_back(device, of, common.batch)) {
         wrong = NO_SUCH_PASS;
     } else if (!applies && !model->update) {
         wrong = UPDATES_AT_ONCE;
@@ -765,6 +825,147 @@ static void take_train(tlc_device_t *device) {
     }
     device->backward = of;
     say_trained(device, applies ? stepped(device, step.step, (flags & TLC_STEP_SAVE) != 0) : 0u, spent);
+}
+
+/* A result that the host has no part in, to the application. */
+static void local_result(tlc_device_t *device, const tlc_tensor_t *tensor) {
+    const int8_t *q = (const int8_t *)(device->config.arena + tensor->offset);
+    float *values = value_room(device, tensor->elements);
+    if (!values || !device->config.result) {
+        return;
+    }
+    if (!device->config.values) { /* spread upwards from the end of the floats' own room */
+        uint8_t *tail = device->config.arena + 3u * tensor->elements;
+        memmove(tail, q, tensor->elements);
+        q = (const int8_t *)tail;
+        device->ctx.has_forward = 0;
+    }
+    for (uint32_t i = 0; i < tensor->elements; i++) {
+        const float value = tensor->scale * (float)((int32_t)q[i] - tensor->zero_point);
+        memcpy(&values[i], &value, sizeof value);
+    }
+    device->config.result(device->config.app, values, tensor->elements);
+}
+
+/* ---- TAIL ---- */
+
+static void say_gradient(tlc_device_t *device, uint8_t flags, uint64_t spent) {
+    const tlc_tensor_t *gradient = device->config.model->tail->gradient;
+    uint8_t message[TLC_GRADIENT_BYTES];
+    memset(message, 0, sizeof message);
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_put_f32(message + TLC_GRADIENT_LOSS, device->verdict.loss);
+    message[TLC_GRADIENT_FLAGS] = (uint8_t)(flags | (device->tail_right ? (uint8_t)TLC_GRADIENT_RIGHT : 0u));
+    tlc_put_u64(message + TLC_GRADIENT_TICKS, spent);
+    (void)!answer(device, TLC_STREAM_BULK, TLC_MSG_GRADIENT, message, sizeof message,
+                  device->config.arena + gradient->offset, 4u * gradient->elements);
+}
+
+/* The network's output, from the arena. */
+static void say_output(tlc_device_t *device) {
+    const tlc_tensor_t *output = device->config.model->tail->output;
+    uint8_t message[TLC_SMASHED_BYTES];
+    memset(message, 0, sizeof message);
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    message[TLC_SMASHED_COUNT] = 1;
+    tlc_put_u64(message + TLC_SMASHED_TICKS, device->forward_ticks);
+    (void)!answer(device, TLC_STREAM_BULK, TLC_MSG_SMASHED, message, sizeof message,
+                  device->config.arena + output->offset, output->elements);
+}
+
+/* What is wrong with a TAIL; NULL: nothing. */
+static const char *tail_objection(const tlc_device_t *device, uint8_t kind, tlc_status_t *status) {
+    const tlc_model_t *model = device->config.model;
+    const tlc_link_message_t *held = &device->held;
+    *status = TLC_ERR_ARG;
+    if (kind > TLC_TAIL_OWN) {
+        return "no such kind of TAIL";
+    }
+    *status = TLC_ERR_STATE;
+    if (kind >= TLC_TAIL_LABEL && !model->loss) {
+        return FROZEN;
+    }
+    if (!holds_pass(device, tlc_get_u32(held->header + TLC_TAIL_FORWARD), tlc_common_get(held->header).batch) ||
+        device->ctx.has_forward == TLC_HAS_TAIL_GRADIENT) {
+        return "of a forward pass that the arena does not hold";
+    }
+    if (kind == TLC_TAIL_OWN && !(device->has_own && device->own_labelled)) {
+        return "the sample came without a label";
+    }
+    *status = TLC_ERR_SIZE;
+    return held->payload && held->payload_bytes == model->tail->input->elements ? NULL : "no tensor of this size";
+}
+
+/* The second part's forward pass, and for a label its loss and backward pass. What went wrong; NULL: nothing. */
+static const char *run_tail(tlc_device_t *device, const tlc_target_t *target, tlc_status_t *status) {
+    const tlc_model_t *model = device->config.model;
+    *status = model->tail->tail_forward(&device->ctx);
+    if (*status != TLC_OK) {
+        return "the forward pass failed";
+    }
+    if (!target) {
+        return NULL;
+    }
+    *status = model->loss(&device->ctx, target, &device->verdict);
+    if (*status != TLC_OK) {
+        return *status == TLC_ERR_NUMERIC ? "the loss is not finite" : "there is no such class";
+    }
+    device->tail_right = !target->values && device->verdict.predicted == target->label;
+    *status = model->tail->tail_backward(&device->ctx);
+    return *status == TLC_OK ? NULL : "the backward pass failed";
+}
+
+static void take_tail(tlc_device_t *device) {
+    const tlc_model_t *model = device->config.model;
+    tlc_link_message_t *held = &device->held;
+    const uint8_t kind = held->header[TLC_TAIL_KIND];
+    const uint32_t of = tlc_get_u32(held->header + TLC_TAIL_FORWARD);
+    if (!model->tail) {
+        say_error(device, TLC_ERR_STATE, "this model has nothing behind the host's part: compile it with --tail");
+        return;
+    }
+    if (of != 0 && of == device->tail && kind == TLC_TAIL_RESULT) {
+        say_done(device, TLC_DONE_REPEATED, 0);
+        return;
+    }
+    if (of != 0 && of == device->tail && kind >= TLC_TAIL_LABEL && device->ctx.has_forward == TLC_HAS_TAIL_GRADIENT &&
+        of == device->forward.request) {
+        say_gradient(device, TLC_GRADIENT_REPEATED, 0);
+        return;
+    }
+    tlc_status_t status;
+    const char *wrong = tail_objection(device, kind, &status);
+    if (wrong) {
+        say_error(device, status, wrong);
+        return;
+    }
+    uint8_t *const to = device->config.arena + model->tail->input->offset;
+    if (held->payload != to) {
+        memcpy(to, held->payload, held->payload_bytes);
+        tlc_link_release(&device->link, held);
+    }
+    const tlc_target_t told = {.label = tlc_get_u32(held->header + TLC_TAIL_VALUE), .values = NULL};
+    const uint32_t began = begin_work(device);
+    const uint64_t start = ticks(device);
+    device->layer_start = start;
+    wrong = run_tail(device, kind == TLC_TAIL_LABEL ? &told : kind == TLC_TAIL_OWN ? &device->own : NULL, &status);
+    const uint64_t spent = ticks(device) - start;
+    end_work(device, began);
+    if (wrong) {
+        say_error(device, status, wrong);
+        return;
+    }
+    if (kind == TLC_TAIL_OUTPUT) {
+        say_output(device);
+        return;
+    }
+    device->tail = of;
+    if (kind == TLC_TAIL_RESULT) {
+        local_result(device, model->tail->output);
+        say_done(device, 0, spent);
+        return;
+    }
+    say_gradient(device, 0, spent);
 }
 
 static void take_get_params(tlc_device_t *device) {
@@ -851,7 +1052,7 @@ static void take_set_params(tlc_device_t *device) {
 /* Between the pieces of SET_PARAMS the tensors are half the old and half the new: nobody is to see or use them. */
 static bool wants_params(uint8_t type) {
     return type == TLC_MSG_FORWARD || type == TLC_MSG_BACKWARD || type == TLC_MSG_STEP || type == TLC_MSG_GET_PARAMS ||
-           type == TLC_MSG_SAVE || type == TLC_MSG_TRAIN;
+           type == TLC_MSG_SAVE || type == TLC_MSG_TRAIN || type == TLC_MSG_TAIL;
 }
 
 /* From the arena, as it is: what the bytes are does not matter, and nothing is disturbed. */
@@ -962,6 +1163,9 @@ static void handle(tlc_device_t *device) {
     case TLC_MSG_TRAIN:
         take_train(device);
         break;
+    case TLC_MSG_TAIL:
+        take_tail(device);
+        break;
     case TLC_MSG_GET_PARAMS:
         take_get_params(device);
         break;
@@ -1021,26 +1225,6 @@ static bool serve(tlc_device_t *device) {
 
 /* ---- samples of its own ---- */
 
-static void local_result(tlc_device_t *device) {
-    const tlc_tensor_t *tensor = &device->config.model->outputs[0];
-    const int8_t *q = (const int8_t *)(device->config.arena + tensor->offset);
-    float *values = value_room(device, tensor->elements);
-    if (!values || !device->config.result) {
-        return;
-    }
-    if (!device->config.values) { /* spread upwards from the end of the floats' own room */
-        uint8_t *tail = device->config.arena + 3u * tensor->elements;
-        memmove(tail, q, tensor->elements);
-        q = (const int8_t *)tail;
-        device->ctx.has_forward = 0;
-    }
-    for (uint32_t i = 0; i < tensor->elements; i++) {
-        const float value = tensor->scale * (float)((int32_t)q[i] - tensor->zero_point);
-        memcpy(&values[i], &value, sizeof value);
-    }
-    device->config.result(device->config.app, values, tensor->elements);
-}
-
 /* From a sample that the hook has labelled, after its forward pass. */
 static void learn_alone(tlc_device_t *device, const tlc_target_t *target) {
     const tlc_device_config_t *config = &device->config;
@@ -1081,7 +1265,7 @@ static void learn_alone(tlc_device_t *device, const tlc_target_t *target) {
 
 static bool take_sample(tlc_device_t *device) {
     const tlc_device_config_t *config = &device->config;
-    if (!config->sample || device->holding || device->outputs_due || device->keep ||
+    if (!config->sample || config->model->tail || device->holding || device->outputs_due || device->keep ||
         device->params_at < config->model->param_bytes || tlc_link_payloads(&device->link)) {
         return false;
     }
@@ -1097,11 +1281,9 @@ static bool take_sample(tlc_device_t *device) {
     if (!config->message && device->link.incoming[0].used) {
         return false; /* a tensor is coming into the arena */
     }
-    tlc_sample_t sample = {.ctx = &device->ctx};
-    device->busy = true; /* the hook may take long and pump: nothing may come into the arena */
-    const bool taken = config->sample(config->app, &sample);
-    device->busy = false;
-    if (!taken) {
+    tlc_sample_t sample;
+    device->has_own = false;
+    if (!ask_hook(device, &sample)) {
         return false;
     }
     if (sample.input < config->model->input_count) {
@@ -1113,7 +1295,7 @@ static bool take_sample(tlc_device_t *device) {
         return true;
     }
     if (config->standalone) {
-        local_result(device);
+        local_result(device, &config->model->outputs[0]);
         if (sample.labelled) {
             learn_alone(device, &sample.target);
         }

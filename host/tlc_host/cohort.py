@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ R = TypeVar("R")
 
 GRADIENTS = Literal["int8", "float32"]
 AT_ONCE = "it takes a step after every sample (--train-batch 1), but a batch holds several"
+OWN_TRIES, OWN_WAIT_S = 600, 0.05
+"""How often a device without a sample is asked for one again, and how long after."""
 SEED_STRIDE = 0x9E3779B1
 """Devices round differently, so that what rounding does to them averages out; the first one by the seed itself."""
 
@@ -57,6 +60,17 @@ class Device(Protocol):
     async def backward(self, gradient: Float) -> None:
         """Adds the gradient of T up, from (samples, ...) d loss / d z of the last :meth:`forward`'s samples, each of its
         sample's own loss."""
+
+    def give(self, samples: Shard) -> None:
+        """Where the device's application is in this process, as a twin's: lays its next samples with their labels before it.
+        Nothing of it crosses the link; elsewhere the device has samples of its own, and this does nothing."""
+
+    async def forward_own(self) -> Int8:
+        """:meth:`forward` of the next sample of the device's own: (1, ...)."""
+
+    async def forward_tail(self, u: Int8) -> tuple[Float, float, bool]:
+        """Of a U-shaped split: the last part of the network on u = L(z), (1, ...) of the last :meth:`forward_own`, its loss
+        against the label that the device has, and its backward pass: d loss / d u, the loss, and whether it was right."""
 
     async def step(self, learning_rate: float) -> None:
         """T ← T − η · mean of the gradients since the last step, then they are forgotten."""
@@ -148,6 +162,7 @@ class LinkDevice:
         self._batch = 0
         self._inputs: Int8 = np.empty(0, np.int8)
         self._held: SmashedReply | None = None
+        self._given: deque[tuple[Int8, int]] = deque()
 
     async def forward(self, x: Int8) -> Int8:
         """As of :class:`Device`."""
@@ -167,6 +182,48 @@ class LinkDevice:
             )
         self._held = reply if keep else None
         return reply.outputs[0].reshape(shape)
+
+    def give(self, samples: Shard) -> None:
+        """As of :class:`Device`."""
+        if self.session.sensor is not None:
+            self._given.extend(zip(samples.inputs, samples.labels.tolist(), strict=True))
+
+    async def forward_own(self) -> Int8:
+        """As of :class:`Device`."""
+        if not self.session.hello.capabilities & m.Capability.SAMPLE:
+            raise ConfigError(
+                "the device has no samples of its own, and no other's label is to reach it",
+                where=self.name,
+                remedy="give samples and labels in the sample hook of src/app.c",
+            )
+        if self._given and self.session.sensor is not None:
+            x, label = self._given.popleft()
+            self.session.sensor(self.bundle.inputs[0].quant.dequantize(x), label)
+        self._batch = self._batch % 0x7FFFFFFF + 1
+        self._held = await self._own_when_there_is_one()
+        return self._held.outputs[0].reshape(1, *self.bundle.outputs[0].shape[1:])
+
+    async def _own_when_there_is_one(self) -> SmashedReply:
+        for _ in range(OWN_TRIES):
+            try:
+                return await self.session.forward_own(step=self.steps + 1, batch=self._batch)
+            except DeviceError as error:
+                if error.status != m.Status.STATE:
+                    raise
+            await asyncio.sleep(OWN_WAIT_S)
+        raise DeviceError(
+            f"its sample hook gave none for {OWN_TRIES * OWN_WAIT_S:g} s", where=self.name, remedy="look at src/app.c"
+        )
+
+    async def forward_tail(self, u: Int8) -> tuple[Float, float, bool]:
+        """As of :class:`Device`."""
+        if self._held is None:
+            raise DeviceError("it holds no forward pass", where=self.name)
+        done = await self.session.tail_learn(self._held, np.ascontiguousarray(u, np.int8))
+        gradient = np.frombuffer(done.gradient, np.float32)
+        if gradient.size != u.size:
+            raise ProtocolError(f"sent a gradient of {gradient.size} values for {u.size}", where=self.name)
+        return gradient.reshape(u.shape), done.loss, bool(done.flags & m.GradientFlag.RIGHT)
 
     async def backward(self, gradient: Float) -> None:
         """As of :class:`Device`."""
@@ -234,6 +291,7 @@ class LinkDevice:
     async def set(self, weights: Weights) -> None:
         """As of :class:`Device`."""
         self._lesson = None
+        self._given.clear()
         if (await self.session.stats()).samples:  # gradients of a step that never came
             await self.session.step(self.steps + 1, 0.0, self.seed)
         if self.directory is not None:
@@ -276,6 +334,8 @@ class TwinDevice:
         self.steps = 0
         self._inputs: Int8 = np.empty(0, np.int8)
         self._samples = 0
+        self._given: deque[tuple[Int8, int]] = deque()
+        self._label = 0
         self._up = self._down = 0
 
     async def forward(self, x: Int8) -> Int8:
@@ -286,6 +346,26 @@ class TwinDevice:
         self._up += z.nbytes
         self._down += x.nbytes
         return z
+
+    def give(self, samples: Shard) -> None:
+        """As of :class:`Device`."""
+        self._given.extend(zip(samples.inputs, samples.labels.tolist(), strict=True))
+
+    async def forward_own(self) -> Int8:
+        """As of :class:`Device`."""
+        await asyncio.sleep(0)
+        x, self._label = self._given.popleft()
+        z = self.twin.forward(x[np.newaxis])[0]
+        self._up += z.nbytes
+        return z
+
+    async def forward_tail(self, u: Int8) -> tuple[Float, float, bool]:
+        """As of :class:`Device`."""
+        _, gradient, loss, predicted = self.twin.tail(u, self._label)
+        self._samples += 1
+        self._down += u.nbytes
+        self._up += gradient.nbytes
+        return gradient, loss, predicted == self._label
 
     async def backward(self, gradient: Float) -> None:
         """As of :class:`Device`."""
@@ -350,6 +430,7 @@ class TwinDevice:
     async def set(self, weights: Weights) -> None:
         """As of :class:`Device`."""
         self._lesson = None
+        self._given.clear()
         if self._samples and not self._at_once:
             self.twin.update(0.0, self.steps + 1, self.seed)
             self._samples = 0

@@ -52,15 +52,17 @@ async def open_device(directory: Path, device: str, **options: Any) -> AsyncIter
     board = boards.of_project(directory)
     process: EmulatorProcess | None = None
     opener: str | Callable[[], Awaitable[Transport]] = device
+    sensor: Callable[[Any, int], None] | None = None
     stack = ExitStack()
     if device == "twin":
-        opener = _twin_opener(directory, stack)
+        opener, sensor = _twin_opener(directory, stack)
     elif device in ("native", "emulator"):
         address, process = await asyncio.to_thread(_boot, directory, device, board)
         opener = address
     options = {"timeout_s": TIMEOUT_S, "baud": board.link.uart_baud, **options}
     try:
         session = await Session.connect(opener, bytes.fromhex(bundle.hash), name=options.pop("name", device), **options)
+        session.sensor = sensor
         try:
             yield session
         finally:
@@ -78,7 +80,9 @@ async def open_device(directory: Path, device: str, **options: Any) -> AsyncIter
             process.stop()
 
 
-def _twin_opener(directory: Path, stack: ExitStack) -> Callable[[], Awaitable[Transport]]:
+def _twin_opener(
+    directory: Path, stack: ExitStack
+) -> tuple[Callable[[], Awaitable[Transport]], Callable[[Any, int], None]]:
     from tlc.twin import kept_twin
     from tlc_host.transports.memory import MemoryTransport
 
@@ -87,7 +91,7 @@ def _twin_opener(directory: Path, stack: ExitStack) -> Callable[[], Awaitable[Tr
     async def opener() -> Transport:
         return MemoryTransport(twin.receive, twin.send, twin.poll)
 
-    return opener
+    return opener, twin.sample
 
 
 def _native_flash(directory: Path) -> Path | None:

@@ -174,6 +174,7 @@ async def greeted(directory: Path, twins: list[Twin], plan: Plan) -> AsyncIterat
             session = await Session.connect(
                 opener, bytes.fromhex(bundle.hash), name=name, link=link, timeout_s=TIMEOUT_S, on_log=lambda *_: None
             )
+        session.sensor = twin.sample
         sessions.append(session)
         small = bundle.param_bytes <= link.peer_max_message // 2
         return LinkDevice(session, bundle, None if small else directory, gradient=plan.settings.gradient, told=told)

@@ -27,6 +27,8 @@ __all__ = [
     "ForwardFlag",
     "GetParams",
     "GetStats",
+    "Gradient",
+    "GradientFlag",
     "Hello",
     "Journal",
     "Layers",
@@ -46,6 +48,8 @@ __all__ = [
     "Status",
     "Step",
     "StepFlag",
+    "Tail",
+    "TailKind",
     "Test",
     "Train",
     "TrainKind",
@@ -69,6 +73,7 @@ class Capability(IntFlag):
     SAVE = 16
     JUDGE = 32
     AT_ONCE = 64
+    TAIL = 128
 
 
 class ResetReason(IntEnum):
@@ -106,10 +111,11 @@ class Dtype(IntEnum):
 
 
 class ForwardFlag(IntFlag):
-    """RUN: the last input. KEEP: a BACKWARD will follow."""
+    """RUN: the last input. KEEP: a BACKWARD will follow. OWN: no tensor follows, the device takes a sample of its own."""
 
     RUN = 1
     KEEP = 2
+    OWN = 4
 
 
 class SmashedFlag(IntFlag):
@@ -139,6 +145,23 @@ class TrainKind(IntEnum):
     S8 = 1
     LABEL = 2
     VALUES = 3
+
+
+class TailKind(IntEnum):
+    """What becomes of what TAIL brought: the OUTPUT is sent back, or it is the application's RESULT; or the device learns
+    from a LABEL, or from its OWN."""
+
+    OUTPUT = 0
+    RESULT = 1
+    LABEL = 2
+    OWN = 3
+
+
+class GradientFlag(IntFlag):
+    """Of GRADIENT. RIGHT: the sample was taken for what its label says."""
+
+    RIGHT = 1
+    REPEATED = 2
 
 
 class Coding(IntEnum):
@@ -597,6 +620,39 @@ class Trained(Message):
     ticks: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tail(Message):
+    """Host: what its part made of the smashed data of the FORWARD with request number ``forward``, int8, for the part of
+    the device segment behind it. Answered, as ``kind`` says, by SMASHED, DONE or GRADIENT."""
+
+    TYPE = 0x34
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<IB3xI")
+    FIELDS = ("forward", "kind", "value")
+    TAIL = "tensor"
+
+    forward: int = 0
+    kind: int = TailKind.OUTPUT
+    value: int = 0
+    tensor: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gradient(Message):
+    """Device: the loss of the sample, and float32 d loss / d what TAIL brought."""
+
+    TYPE = 0x35
+    STREAM = Stream.BULK
+    FIXED = struct.Struct("<fB3xQ")
+    FIELDS = ("loss", "flags", "ticks")
+    TAIL = "gradient"
+
+    loss: float = 0.0
+    flags: int = 0
+    ticks: int = 0
+    gradient: bytes = b""
+
+
 M = TypeVar("M", bound=Message)
 
 MESSAGES: dict[int, type[Message]] = {
@@ -625,6 +681,8 @@ MESSAGES: dict[int, type[Message]] = {
         Journal,
         Train,
         Trained,
+        Tail,
+        Gradient,
     )
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,9 +22,10 @@ from tlc_host.capture import is_capturing
 from tlc_host.server_model import ServerModel
 
 if TYPE_CHECKING:
+    from tlc.twin import Twin
     from tlc_host.session import Session
 
-__all__ = ["RunResult", "device_inputs", "infer_on_device", "run_file"]
+__all__ = ["RunResult", "device_inputs", "infer_around", "infer_on_device", "run_file"]
 
 Int8 = NDArray[np.int8]
 
@@ -70,21 +72,33 @@ async def run_file(
     inputs = _raw_inputs(source, bundle) if raw else device_inputs(source, bundle)
     _check_writable(target)
     server = ServerModel(directory, trained=trained)
+    behind: NDArray[Any] | None = None
+    if bundle.tail is not None and raw:
+        raise DataError("--raw is for devices that end where the host begins", where="--raw", remedy="leave it out")
     if device == "twin" and not is_capturing():  # without the link: the same C, many times faster
         from tlc.twin import kept_twin
 
         with kept_twin(directory) as twin:
-            smashed, ticks = twin.forward(*inputs), 0
+            if bundle.tail is not None:
+                behind, smashed, ticks = _through_twin(twin, bundle, server, inputs), [], 0
+            else:
+                smashed, ticks = twin.forward(*inputs), 0
     else:
         from tlc_host.devices import open_device
 
         async with open_device(directory, device) as session:
-            smashed, ticks = await infer_on_device(session, bundle, inputs, progress)
+            if bundle.tail is not None:
+                behind, ticks = await infer_around(session, bundle, server, inputs, progress)
+                smashed = []
+            else:
+                smashed, ticks = await infer_on_device(session, bundle, inputs, progress)
     if raw:
         names = [edge.file_name for edge in bundle.outputs]
         results: list[NDArray[Any]] = [
             edge.origin.to_file(out) for edge, out in zip(bundle.outputs, smashed, strict=True)
         ]
+    elif behind is not None:
+        names, results = list(bundle.model_outputs), [behind]
     elif bundle.split:
         names, results = list(bundle.model_outputs), list(server.infer(smashed[0]))
     else:
@@ -117,6 +131,39 @@ async def infer_on_device(
         if progress:
             progress("inferring", index + 1, count)
     return outputs, ticks
+
+
+def _through_twin(twin: Twin, bundle: Bundle, server: ServerModel, inputs: Sequence[Int8]) -> NDArray[np.float32]:
+    """The network's output for every sample, where the device goes on behind the host's part."""
+    assert bundle.tail is not None
+    results = []
+    for index in range(len(inputs[0])):
+        (z,) = twin.forward(*(x[index : index + 1] for x in inputs))
+        out, *_ = twin.tail(bundle.tail.input.to_device(server.infer(z)[0]))
+        results.append(bundle.tail.output.to_file(out))
+    return np.concatenate(results)
+
+
+async def infer_around(
+    session: Session,
+    bundle: Bundle,
+    server: ServerModel,
+    inputs: Sequence[Int8],
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[NDArray[np.float32], int]:
+    """The same over the link; and the ticks of the last pass."""
+    ends = bundle.tail
+    assert ends is not None
+    results, ticks, count = [], 0, len(inputs[0])
+    for index in range(count):
+        reply = await session.infer([x[index] for x in inputs])
+        ticks = reply.ticks
+        z = reply.outputs[0].reshape(1, *bundle.outputs[0].shape[1:])
+        u = ends.input.to_device((await asyncio.to_thread(server.infer, z))[0])
+        results.append(ends.output.to_file((await session.tail(reply, u)).reshape(ends.output.shape)))
+        if progress:
+            progress("inferring", index + 1, count)
+    return np.concatenate(results), ticks
 
 
 def _raw_inputs(source: Path, bundle: Bundle) -> list[Int8]:

@@ -315,6 +315,8 @@ class ServerModel:
     @cached_property
     def classes(self) -> int:
         """Values of the network's first output; 0 where the model file leaves its shape open."""
+        if self.bundle.tail is not None:
+            return math.prod(self.bundle.tail.output.shape)
         if self._onnx is None:
             return math.prod(self.bundle.outputs[0].shape)
         import onnx

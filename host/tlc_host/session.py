@@ -100,6 +100,7 @@ class Session:
     Attributes:
         hello: what the device last said of itself.
         name: the device, for messages.
+        sensor: of a twin: gives its application the next sample, reals in the device's layout, and its label, beside the link.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Session:
         self._sampled: dict[int, m.Smashed] = {}
         self.hello = m.Hello()
         self.name = name
+        self.sensor: Callable[[Float32, int], None] | None = None
 
     # ---- life ----
 
@@ -467,6 +469,72 @@ class Session:
         answer = await self._ask([message], m.Trained)
         assert isinstance(answer, m.Trained)
         return answer
+
+    async def forward_own(self, *, round: int = 0, step: int = 0, batch: int = 0) -> SmashedReply:
+        """Runs the device segment on the next sample of the device's own.
+
+        Raises:
+            DeviceError: status STATE when it has none.
+        """
+        message = m.Forward(
+            request=self._number(),
+            round=round,
+            step=step,
+            batch=batch,
+            flags=m.ForwardFlag.RUN | m.ForwardFlag.KEEP | m.ForwardFlag.OWN,
+        )
+        reply = await self._ask([message], m.Smashed)
+        assert isinstance(reply, SmashedReply)
+        return reply
+
+    async def tail(self, reply: SmashedReply, tensor: Int8) -> Int8:
+        """Goes on behind the host's part of a U-shaped split: (elements,) int8, the network's output.
+
+        Args:
+            reply: of the forward pass it belongs to.
+            tensor: int8, what the host's part made of it.
+
+        Raises:
+            DeviceError: status STATE when the device has no such part, or its arena holds another pass.
+        """
+        answer = await self._ask([self._tail(reply, tensor, m.TailKind.OUTPUT)], m.Smashed)
+        assert isinstance(answer, SmashedReply)
+        return answer.outputs[0]
+
+    async def tail_result(self, reply: SmashedReply, tensor: Int8) -> None:
+        """The same, but the output goes to the application's result hook alone."""
+        await self._ask_done(self._tail(reply, tensor, m.TailKind.RESULT))
+
+    async def tail_learn(self, reply: SmashedReply, tensor: Int8, label: int | None = None) -> m.Gradient:
+        """The same, with loss and backward pass. ``backward`` with the gradient at the cut is to follow.
+
+        Args:
+            label: the class; None: the one that the device's own sample came with.
+
+        Returns:
+            The loss, and float32 d loss / d ``tensor``, as reals.
+
+        Raises:
+            DeviceError: status ARG when there is no such class, STATE when the sample came without a label.
+        """
+        kind = m.TailKind.OWN if label is None else m.TailKind.LABEL
+        answer = await self._ask([self._tail(reply, tensor, kind, label or 0)], m.Gradient)
+        assert isinstance(answer, m.Gradient)
+        return answer
+
+    def _tail(self, reply: SmashedReply, tensor: Int8, kind: m.TailKind, value: int = 0) -> m.Tail:
+        if tensor.dtype != np.int8:
+            raise ProtocolError(f"what goes to the tail is int8, not {tensor.dtype}", where=self.name)
+        return m.Tail(
+            request=self._number(),
+            round=reply.round,
+            step=reply.step,
+            batch=reply.batch,
+            forward=reply.request,
+            kind=kind,
+            value=value,
+            tensor=tensor.tobytes(),
+        )
 
     async def get_params(self) -> bytes:
         """The learned tensors, as they lie in the device's state (the bundle tells their layout)."""

@@ -204,6 +204,18 @@ def messages() -> list[dict[str, Any]]:
             struct.pack("<fHBBQ", 1.5, 9, 1, 0, 12),
         ),
         (
+            0x34,
+            "Tail",
+            {"forward": 40, "kind": 2, "value": 7, "tensor": b"\x80\x7f"},
+            struct.pack("<IBBHI", 40, 2, 0, 0, 7) + b"\x80\x7f",
+        ),
+        (
+            0x35,
+            "Gradient",
+            {"loss": 1.5, "flags": 1, "ticks": 12, "gradient": struct.pack("<2f", 0.5, -2)},
+            struct.pack("<fBBHQ2f", 1.5, 1, 0, 0, 12, 0.5, -2),
+        ),
+        (
             0x31,
             "Journal",
             {
@@ -264,7 +276,7 @@ def messages() -> list[dict[str, Any]]:
         "Smashed": 28,
         "Result": 20,
     }
-    header_bytes |= {"Backward": 28, "Params": 28, "SetParams": 28, "Train": 52}
+    header_bytes |= {"Backward": 28, "Params": 28, "SetParams": 28, "Train": 52, "Tail": 28, "Gradient": 32}
     return [
         {
             "type": kind,

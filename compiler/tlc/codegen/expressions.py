@@ -132,7 +132,7 @@ class Emitter:
         step = self.program.loss
         if step is None:
             return None
-        out = self._call(step, f"the loss, from '{self.program.top}'", -1)
+        out = self._call(step, f"the loss, from '{self.program.loss_top}'", -1)
         out.text = f"{out.text.removesuffix(');')}, target, verdict);"
         if self.in_integers:  # its floats stand behind the scale, and are taken as integers there
             at = self.program.offset(gradient_name(self.program.top))

@@ -130,10 +130,11 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
         "keeping": [kept for call in forward for kept in call.keeping],
         "backward": emission.backward,
         "loss": emission.loss,
-        "forward_uses_state": any("state" in call.text + "".join(call.before) for call in forward),
+        "uses_state": _uses_state,
         "layer_names": [call.comment.split(":")[0] for call in forward],
-        "inputs": [_edge(graph[name], program.offset(name)) for name in graph.inputs],
-        "outputs": [_edge(graph[name], program.offset(name)) for name in graph.outputs],
+        "inputs": [_edge(graph[name], program.offset(name)) for name in graph.inputs if name != graph.tail],
+        "outputs": [_edge(graph[name], program.offset(name)) for name in _outputs(program)],
+        "tail": None,
         "updates": emission.updates,
         "refresh": emission.refresh,
         "packed": emission.packed,
@@ -143,14 +144,19 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
         **_common(settings),
     }
     if program.learned:
-        top = graph[program.top]
-        context["gradient"] = {
-            **_edge(top, program.offset(gradient_name(top.name))),
-            "name": gradient_name(top.name),
-            "scale": 1.0,
-            "zero_point": 0,
-            "dtype": "TLC_S16" if program.learning.arithmetic == "int" else "TLC_F32",
+        context["gradient"] = _gradient(program, program.top)
+    if program.tail:
+        begins, result = program.tail.input, program.tail.output
+        context["tail"] = {
+            "input": _edge(graph[begins], program.offset(begins)),
+            "output": _edge(graph[result], program.offset(result)),
+            "layers": [call for call in forward if call.layer >= program.tail.forward],
         }
+        context["forward"] = [call for call in forward if call.layer < program.tail.forward]
+        if program.learned:
+            context["tail"]["gradient"] = _gradient(program, begins)
+            context["tail"]["backward"] = emission.backward[: program.tail.backward]
+            context["backward"] = emission.backward[program.tail.backward :]
     env = environment()
     files = {
         "lib/tlc_model/library.json": "model_library.json.jinja",
@@ -169,8 +175,8 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
     context = {
         "program": program,
         "bundle": bundle,
-        "inputs": [_edge(graph[name], 0) for name in graph.inputs],
-        "outputs": [_edge(graph[name], 0) for name in graph.outputs],
+        "inputs": [_edge(graph[name], 0) for name in graph.inputs if name != graph.tail],
+        "outputs": [_edge(graph[name], 0) for name in _outputs(program)],
         "journal_slot": journal_slot_bytes(program, board),
         "partition_bytes": journal if _own_partition(board) else 0,
         "program_flash_bytes": board.memory.flash_bytes - journal if journal and not board.memory.journal_apart else 0,
@@ -291,6 +297,27 @@ def _edge(tensor: Tensor, offset: int) -> dict[str, Any]:
         "zero_point": tensor.quant.zero_point,
         "shape": list(tensor.shape),
         "dtype": "TLC_S8",
+    }
+
+
+def _uses_state(calls: list[CCall]) -> bool:
+    return any("state" in call.text + "".join(call.before) for call in calls)
+
+
+def _outputs(program: Program) -> list[str]:
+    """What is sent after the (first) forward pass."""
+    return program.graph.outputs[: 1 if program.tail else None]
+
+
+def _gradient(program: Program, tensor: str) -> dict[str, Any]:
+    """The gradient of an activation, at the edge of the backward pass."""
+    name = gradient_name(tensor)
+    return {
+        **_edge(program.graph[tensor], program.offset(name)),
+        "name": name,
+        "scale": 1.0,
+        "zero_point": 0,
+        "dtype": "TLC_S16" if program.learning.arithmetic == "int" else "TLC_F32",
     }
 
 

@@ -47,7 +47,8 @@ def write_host(path: Path, graph: Graph, host: Graph, cut: str, shapes: Mapping[
         return bytes(write_onnx(host).SerializeToString(deterministic=True))
     from tlc.frontends.onnx_extract import extract_host
 
-    return bytes(extract_host(path, graph, cut, dict(shapes or {})).SerializeToString(deterministic=True))
+    end = host.outputs[0] if host.outputs != graph.outputs else None
+    return bytes(extract_host(path, graph, cut, dict(shapes or {}), end).SerializeToString(deterministic=True))
 
 
 def is_tflite(content: bytes) -> bool:

@@ -30,7 +30,11 @@ CUT_KEY = "tlc.cut"
 
 
 def extract_host(
-    model: str | Path | bytes, graph: Graph, cut: str, shapes: Mapping[str, Shape] | None = None
+    model: str | Path | bytes,
+    graph: Graph,
+    cut: str,
+    shapes: Mapping[str, Shape] | None = None,
+    end: str | None = None,
 ) -> onnx.ModelProto:
     """The part of a model that follows from one tensor.
 
@@ -39,6 +43,7 @@ def extract_host(
         graph: canonical.
         cut: the name of a tensor of ``graph`` that has an origin.
         shapes: as given to :func:`tlc.frontends.onnx.read_onnx`.
+        end: the name of another such tensor, with which the part ends; None: at the file's outputs.
 
     Returns:
         A model with one input (the file's tensor at the cut) and the file's outputs, on whose leading axes any number of
@@ -53,6 +58,11 @@ def extract_host(
             "is not a tensor of the model file", where=f"tensor '{cut}'", remedy="see tlc plan for every cut"
         )
     proto = load_onnx(model, shapes)
+    if end is not None:
+        last = graph[end].origin
+        assert last is not None
+        del proto.graph.output[:]
+        proto.graph.output.append(helper.make_tensor_value_info(last.name, onnx.TensorProto.FLOAT, last.shape))
     nodes = _following(proto.graph, origin.name)
     read = {name for node in nodes for name in captured(node)} | {value.name for value in proto.graph.output}
     initializers = [tensor for tensor in proto.graph.initializer if tensor.name in read]

@@ -11,7 +11,7 @@ weights of the forward pass; it cannot come before the weight's gradient, since 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tlc.errors import UsageError
 from tlc.graph import Graph, Node
@@ -55,6 +55,9 @@ class Plan:
     """Of these learned tensors only a part learns."""
     loss: Call | None = None
     """Where the loss is on the device: from a label to the gradient of the top."""
+    tail: Plan | None = None
+    """Of a U-shaped segment: the second part's plan, which has the loss. Its calls and nodes come first in this one's,
+    the gradient of its input is handed out, and the top is the first part's."""
 
 
 def last_layer(graph: Graph) -> dict[str, str]:
@@ -80,9 +83,40 @@ def differentiate(graph: Graph, learned: dict[str, str], learning: Learning | No
             several layers, or the output does not depend on it.
     """
     learning = learning or Learning()
+    if graph.tail:
+        return _both(graph, learned, learning)
+    return _differentiate(graph, learned, learning)
+
+
+def _both(graph: Graph, learned: dict[str, str], learning: Learning) -> Plan:
+    """The plans of both parts of a U-shaped segment as one."""
+    slices = learned.slices if isinstance(learned, Selection) else {}
+    head, tail = graph.segments()
+
+    def of(part: Graph) -> Selection:
+        nodes = {node.name for node in part.nodes}
+        return Selection({name: node for name, node in learned.items() if node in nodes}, slices)
+
+    last = _differentiate(tail, of(tail), learning, graph.tail)
+    first = _differentiate(head, of(head), replace(learning, loss="none"))
+    return Plan(
+        learned,
+        (*last.calls, *first.calls),
+        {**last.aliases, **first.aliases},
+        (*last.order, *first.order),
+        learning,
+        first.top,
+        slices,
+        last.loss,
+        last,
+    )
+
+
+def _differentiate(graph: Graph, learned: dict[str, str], learning: Learning, wanted_input: str = "") -> Plan:
+    """The plan of one part; also gives the gradient of an input, where one is named."""
     slices = learned.slices if isinstance(learned, Selection) else {}
     top, loss = loss_head(graph, learning.loss)
-    leads = _leads(graph, learned, top)
+    leads = _leads(graph, learned, top, wanted_input)
     calls: list[tuple[Node, Call]] = []
     order: list[tuple[Node, frozenset[int]]] = []
     aliases: dict[str, str] = {}
@@ -135,7 +169,7 @@ def _summed(call: Call) -> str:
     return next((arg.tensor for arg in call.args if isinstance(arg, Accumulator)), "")
 
 
-def _leads(graph: Graph, learned: dict[str, str], top: str) -> set[str]:
+def _leads(graph: Graph, learned: dict[str, str], top: str, wanted_input: str) -> set[str]:
     """The tensors through which a learned tensor influences the output, the learned ones included."""
     for name in learned:
         readers = [node.name for node in graph.consumers(name)]
@@ -144,7 +178,7 @@ def _leads(graph: Graph, learned: dict[str, str], top: str) -> set[str]:
                 f"a tensor that learns must belong to one layer, but it belongs to {len(readers)}",
                 where=f"tensor '{name}'",
             )
-    leads = set(learned)
+    leads = {*learned, *([wanted_input] if wanted_input else [])}
     for node in graph.nodes:
         if leads & set(node.inputs):
             leads.update(node.outputs)

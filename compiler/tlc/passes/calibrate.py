@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc.graph import Graph
-from tlc.reference_float import run_float
+from tlc.reference_float import run_float, session
 
-__all__ = ["Ranges", "calibrate", "fallback_samples"]
+__all__ = ["Ranges", "calibrate", "fallback_samples", "through_host"]
 
 Ranges = dict[str, tuple[float, float]]
 """Lowest and highest real per activation; zero is always inside."""
@@ -90,6 +90,29 @@ def _best_range(counts: NDArray[np.int64], low: float, high: float) -> tuple[flo
     for bottom in low * np.linspace(1.0, 0.3, 71) if low < 0 else [0.0]:
         best = min(best, (error(float(bottom), best[2]), float(bottom), best[2]))
     return best[1], best[2]
+
+
+def through_host(head: Graph, tail: Graph, samples: Mapping[str, NDArray[Any]], host: bytes) -> NDArray[np.float32]:
+    """What the second part of a U-shaped segment is given: samples through the first part and the host's.
+
+    Args:
+        host: the ``host.onnx`` between them.
+
+    Returns:
+        (samples, ...) in the tail's layout, of at most ``MAX_SAMPLES``, evenly spread.
+    """
+    cut, back = head[head.outputs[0]].origin, tail[tail.inputs[0]]
+    assert cut is not None and back.origin is not None
+    count = len(next(iter(samples.values())))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_SAMPLES)).astype(int))
+    middle = session(host)
+    name = middle.get_inputs()[0].name
+    parts: list[NDArray[np.float32]] = []
+    for start in range(0, len(chosen), BATCH):
+        smashed = _run(head, samples, chosen[start : start + BATCH], head.outputs)[head.outputs[0]]
+        real = cut.to_file(smashed)
+        parts += [back.origin.from_file(middle.run(None, {name: row[np.newaxis]})[0], back.shape) for row in real]
+    return np.concatenate(parts)
 
 
 def fallback_samples(graph: Graph, seed: int, count: int = 128) -> dict[str, NDArray[np.float32]]:

@@ -18,7 +18,7 @@ from tlc.ops.base import Accumulator, Address, Call, Grad, Kept, Rows, Scratch
 from tlc.passes.backward import Plan
 from tlc.passes.keep import keep_little
 from tlc.passes.memory import place
-from tlc.program import Buffer, Learned, Program, Step, align
+from tlc.program import Buffer, Learned, Program, Step, TailPart, align
 
 __all__ = ["gradient_name", "schedule", "scratch_name", "sum_name"]
 
@@ -62,16 +62,24 @@ def schedule(
     forward = list(steps) if steps else [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
     backward = []
     if plan:
-        there = {*graph.outputs, plan.top}
+        there = {graph.outputs[-1], plan.tail.top} if plan.tail else {*graph.outputs, plan.top}
         calls, keeping = keep_little(graph, plan.calls, there) if thrifty else (list(plan.calls), {})
         forward = [replace(step, keeping=tuple(keeping.get(step.node.output, ()))) for step in forward]
         for index, (of, call) in enumerate(calls):
             backward.append(Step(f"g{index:02}_{_identifier(call.function)}", of, call, 0))
     program = Program(graph, forward, backward)
+    if graph.tail:
+        last = {node.name for node in graph.segments()[1].nodes}
+        program.tail = TailPart(
+            graph.tail,
+            graph.outputs[-1],
+            next(index for index, step in enumerate(forward) if step.node.name in last),
+            *((len(plan.tail.calls), plan.tail.top) if plan and plan.tail else ()),
+        )
     if plan:
         program.learning, program.top = plan.learning, plan.top
         if plan.loss:
-            node = graph.producer(plan.top)
+            node = graph.producer(program.loss_top)
             assert node is not None
             program.loss = Step("loss_head", node, plan.loss, 0)
     _lay_out_state(program, plan)
@@ -138,8 +146,10 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
 def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[str, str]) -> None:
     graph, buffers = program.graph, program.buffers
     end = len(program.forward) + len(program.backward)
+    tail = program.tail
     for name in graph.inputs:
-        buffers[name] = Buffer(name, graph[name].bytes, 0, 0)
+        begins = tail.forward if tail and name == tail.input else 0
+        buffers[name] = Buffer(name, graph[name].bytes, begins, begins)
     for number, step in enumerate(program.forward):
         for name in graph.activations(step.node):
             _touch(buffers, name, number)
@@ -148,16 +158,17 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
             buffers[kept.name] = Buffer(kept.name, kept.bytes, number, number)
         _add_scratch(program, step, number, packed)
     for name in graph.outputs:
-        _touch(buffers, name, len(program.forward))
+        if not tail or name == tail.output:  # a first part's output has been sent when the second part begins
+            _touch(buffers, name, len(program.forward))
     if program.backward:
-        top = gradient_name(program.top)
-        if program.loss:  # which reads it where the gradient will be written
-            _touch(buffers, program.top, len(program.forward))
         # The host's gradient arrives between the passes: it must not lie on anything the backward pass still reads.
-        size = _gradient_bytes(program, program.top)
-        if program.loss and program.learning.arithmetic == "int":  # which writes floats behind the scale
-            size = max(size, 4 + 4 * graph[program.top].elements)
-        buffers[top] = Buffer(top, size, len(program.forward), len(program.forward))
+        arrives = len(program.forward)
+        if program.loss:  # which reads its top where the gradient will be written
+            _touch(buffers, program.loss_top, arrives)
+        if tail:
+            _add_top(program, program.loss_top, arrives)
+            arrives += tail.backward
+        _add_top(program, program.top, arrives)
     for number, step in enumerate(program.backward, len(program.forward)):
         assert step.call is not None
         for arg in step.call.args:
@@ -173,8 +184,20 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
                 size = program.learning.gradient_bytes(elements)
                 buffers.setdefault(name, Buffer(name, size, number, number)).last = number
         _add_scratch(program, step, number, packed)
+    if tail and program.backward:  # asked again, the second part's input comes again, and its gradient is sent again
+        _touch(buffers, tail.input, len(program.forward) + tail.backward - 1)
+        _touch(buffers, gradient_name(tail.input), len(program.forward) + tail.backward - 1)
     assert all(buffer.last <= end for buffer in buffers.values())
     _check_shares(program)
+
+
+def _add_top(program: Program, tensor: str, arrives: int) -> None:
+    """The gradient with which a backward pass begins."""
+    size = _gradient_bytes(program, tensor)
+    if program.loss and program.learning.arithmetic == "int":  # which writes floats behind the scale
+        size = max(size, 4 + 4 * program.graph[tensor].elements)
+    name = gradient_name(tensor)
+    program.buffers[name] = Buffer(name, size, arrives, arrives)
 
 
 def _gradient_bytes(program: Program, tensor: str) -> int:
@@ -249,7 +272,7 @@ def _last_use(program: Program, name: str) -> int:
         if REGISTRY[node.op].alias and node.inputs[0] in family:
             family.add(node.output)
     uses = [0]
-    if family & {*graph.outputs, *([program.top] if program.loss else [])}:
+    if family & {*graph.outputs, *([program.loss_top] if program.loss else [])}:
         uses.append(len(program.forward))
     uses += [number for number, step in enumerate(program.forward) if family & set(step.node.inputs)]
     for number, step in enumerate(program.backward, len(program.forward)):

@@ -7,14 +7,14 @@ crosses, every model input is on the device side, and every operator there is su
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tlc.errors import ModelError, UnsupportedOperator, UsageError, nearest
 from tlc.graph import Graph, Node
 from tlc.names import first_name
 from tlc.ops import REGISTRY
 
-__all__ = ["Cut", "cut_named", "legal_cuts", "split"]
+__all__ = ["Cut", "cut_named", "legal_cuts", "split", "with_tail"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Cut:
     tensor: str | None
     file_name: str  # the tensor's name in the model file, or "none"
     nodes: tuple[str, ...]  # the names of the device's nodes
+    tail: str | None = None
+    """Of a U-shaped split: the tensor with which the device goes on, after the host's part."""
+    tail_nodes: tuple[str, ...] = ()
 
 
 def unsupported(graph: Graph, node: Node) -> UnsupportedOperator | None:
@@ -108,18 +111,70 @@ def cut_named(graph: Graph, name: str) -> Cut:
     )
 
 
+def with_tail(graph: Graph, cut: Cut, name: str) -> Cut:
+    """A cut after whose host part the device goes on, from a tensor that a user names as for :func:`cut_named`.
+
+    Raises:
+        UsageError: no such tensor, nothing between the cut and it, it is an output, or more than it goes on to the tail.
+        UnsupportedOperator: an operator behind it is not supported on the device.
+    """
+    where, names = "--tail", [t.origin.name for t in graph.tensors.values() if t.origin and graph.producer(t.name)]
+    found = {t.name: t for t in graph.tensors.values() if graph.producer(t.name)}
+    found |= {t.origin.name: t for t in found.values() if t.origin}
+    tensor = found.get(name) or next((t for n, t in found.items() if first_name(n) == name), None)
+    if cut.tensor is None:
+        raise UsageError("the whole network is on the device", where=where, remedy="add --cut TENSOR, before the tail")
+    if tensor is None or tensor.origin is None:
+        raise UsageError(f"no tensor '{name}' to go on from", where=where, remedy=nearest(name, names))
+    before = _ancestors(graph, tensor.name)
+    made = {name for node in graph.nodes if node.name in before for name in node.outputs}
+    if tensor.name == cut.tensor or cut.tensor not in made:
+        raise UsageError(
+            f"the tail at '{name}' does not come after the cut at '{cut.file_name}'",
+            where=where,
+            remedy="name a tensor that the host computes from the cut, or leave --tail out",
+        )
+    if tensor.name in graph.outputs:
+        raise UsageError(
+            f"'{name}' is an output of the model: nothing would be left for the tail",
+            where=where,
+            remedy="name a tensor before it, or leave --tail out",
+        )
+    if not _crosses_alone(graph, tensor.name, before):
+        read = {name for node in graph.nodes if node.name not in before for name in node.inputs} | set(graph.outputs)
+        others = sorted(name for name in read if name in made and name != tensor.name)
+        raise UsageError(
+            f"the tail at '{name}' needs more than that tensor: {', '.join(others) or 'an input'} goes there too",
+            where=where,
+            remedy="name a later tensor, where everything comes together",
+        )
+    if len(graph.outputs) != 1:
+        raise UsageError(f"the model has {len(graph.outputs)} outputs, a tail has one", where=where)
+    rest = [node for node in graph.nodes if node.name not in before]
+    for node in rest:
+        if error := unsupported(graph, node):
+            raise UnsupportedOperator(error.rule, where=error.where, remedy="name a tensor after it for --tail")
+    return replace(cut, tail=tensor.name, tail_nodes=tuple(node.name for node in rest))
+
+
 def split(graph: Graph, cut: Cut) -> tuple[Graph, Graph | None]:
-    """The device's graph, and the host's (None where nothing is left for it)."""
+    """The device's graph, and the host's (None where nothing is left for it). With a tail the device's holds both of its
+    parts, the first one's nodes first, and the host's ends where the tail begins."""
     device = graph.copy()
     if cut.tensor is None:
         return device, None
-    names = set(cut.nodes)
+    names = {*cut.nodes, *cut.tail_nodes}
     host = graph.copy()
     device.nodes = [node for node in device.nodes if node.name in names]
     device.outputs = [cut.tensor]
-    device.prune()
     host.nodes = [node for node in host.nodes if node.name not in names]
     host.inputs = [cut.tensor]
+    if cut.tail is not None:
+        device.inputs.append(cut.tail)
+        device.outputs += graph.outputs
+        device.tail = cut.tail
+        host.outputs = [cut.tail]
+    device.prune()
     host.prune()
     return device, host
 

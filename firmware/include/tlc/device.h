@@ -149,6 +149,12 @@ typedef struct tlc_device {
     uint32_t sample_request; /* RESULT awaited; 0: none */
     uint32_t sample_ms;
 
+    bool has_own;      /* the pass that the arena holds is of a sample of its own, which the host asked for, ... */
+    bool own_labelled; /* ... and the hook said what it should give: */
+    tlc_target_t own;
+    uint32_t tail; /* request of the pass that TAIL was last answered for; 0: none */
+    bool tail_right;
+
     uint64_t layer_start;
     uint32_t log_dropped;
     uint8_t scratch[TLC_HELLO_BYTES + TLC_HELLO_MAX_NAME];

@@ -39,6 +39,8 @@ typedef enum {
     TLC_MSG_JOURNAL = 0x31,     /* D>H bulk: what the journal holds */
     TLC_MSG_TRAIN = 0x32,       /* H>D bulk: a gradient or a label, and a step at once; answered by TRAINED */
     TLC_MSG_TRAINED = 0x33,     /* D>H control: the sample's loss */
+    TLC_MSG_TAIL = 0x34,        /* H>D bulk: what the host's part made of the smashed data, for the part behind it */
+    TLC_MSG_GRADIENT = 0x35,    /* D>H bulk: d loss / d what TAIL brought */
 } tlc_message_type_t;
 
 typedef struct {
@@ -119,6 +121,16 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_TRAINED_TICKS 24u     /* u64 */
 #define TLC_TRAINED_BYTES 32u
 
+#define TLC_TAIL_FORWARD 16u /* u32 the FORWARD's request */
+#define TLC_TAIL_KIND 20u    /* u8 tlc_tail_kind_t, then 3 bytes 0 */
+#define TLC_TAIL_VALUE 24u   /* u32 a label */
+#define TLC_TAIL_BYTES 28u
+
+#define TLC_GRADIENT_LOSS 16u  /* f32 */
+#define TLC_GRADIENT_FLAGS 20u /* u8 tlc_gradient_flag_t, then 3 bytes 0 */
+#define TLC_GRADIENT_TICKS 24u /* u64 of the second part's passes */
+#define TLC_GRADIENT_BYTES 32u
+
 #define TLC_PARAMS_OFFSET 16u /* u32 bytes; GET_PARAMS, PARAMS and SET_PARAMS alike */
 #define TLC_PARAMS_TOTAL 20u  /* u32 GET_PARAMS: bytes wanted, 0: all; else: bytes of all the tensors */
 #define TLC_PARAMS_CODING 24u /* u8 tlc_params_coding_t, then 3 bytes 0 */
@@ -176,6 +188,7 @@ typedef enum {
     TLC_CAN_SAVE = 16,   /* what it learns can outlive a reset: SAVE */
     TLC_CAN_JUDGE = 32,  /* it computes the loss: TRAIN with a label */
     TLC_AT_ONCE = 64,    /* it updates while it goes back: TRAIN with a step, no BACKWARD and no STEP */
+    TLC_CAN_TAIL = 128,  /* it goes on behind the host's part: TAIL */
 } tlc_capability_t;
 
 typedef enum {
@@ -191,6 +204,7 @@ typedef enum {
 typedef enum {
     TLC_FORWARD_RUN = 1,  /* the last input: run */
     TLC_FORWARD_KEEP = 2, /* a BACKWARD will follow: take no sample of your own until then */
+    TLC_FORWARD_OWN = 4,  /* nothing follows: take a sample of your own, now */
 } tlc_forward_flag_t;
 
 typedef enum {
@@ -213,6 +227,18 @@ typedef enum {
     TLC_TRAIN_LABEL = 2,  /* nothing follows */
     TLC_TRAIN_VALUES = 3, /* float32 values follow that output 0 should have had */
 } tlc_train_kind_t;
+
+typedef enum {
+    TLC_TAIL_OUTPUT = 0, /* answered by SMASHED: the network's output */
+    TLC_TAIL_RESULT = 1, /* the output goes to the application; answered by DONE */
+    TLC_TAIL_LABEL = 2,  /* learn from a label; answered by GRADIENT */
+    TLC_TAIL_OWN = 3,    /* learn from the label that the device's own sample came with; answered by GRADIENT */
+} tlc_tail_kind_t;
+
+typedef enum {
+    TLC_GRADIENT_RIGHT = 1,    /* the first largest of the outputs is the label's */
+    TLC_GRADIENT_REPEATED = 2, /* it had been computed before */
+} tlc_gradient_flag_t;
 
 typedef enum {
     TLC_PARAMS_PLAIN = 0, /* as they lie in the state */

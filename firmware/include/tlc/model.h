@@ -91,6 +91,23 @@ typedef struct {
 
 typedef struct tlc_ctx tlc_ctx_t;
 
+/* The second part of a U-shaped device segment: what follows the host's part. */
+typedef struct {
+    const tlc_tensor_t *input;    /* what the host's part ends with; it lies where it stays until `gradient` was sent */
+    const tlc_tensor_t *output;   /* the network's */
+    const tlc_tensor_t *gradient; /* float32, d loss / d input; NULL for a frozen model */
+    /* Needs the arena as `forward` left it, and the input. May be done again. */
+    TLC_MUST_CHECK tlc_status_t (*tail_forward)(tlc_ctx_t *ctx);
+    /* After it and the model's loss: adds this sample's gradient to the accumulators and writes `gradient`. The model's
+     * backward is then to follow. */
+    TLC_MUST_CHECK tlc_status_t (*tail_backward)(tlc_ctx_t *ctx);
+} tlc_tail_t;
+
+/* What the arena of a model with a tail holds: tlc_ctx_t.has_forward. */
+#define TLC_HAS_HEAD 1u          /* the first part's pass */
+#define TLC_HAS_TAIL 2u          /* and the second one's */
+#define TLC_HAS_TAIL_GRADIENT 3u /* and what came of the second backward pass */
+
 typedef struct tlc_model {
     const char *name;
     uint8_t bundle_hash[TLC_HASH_BYTES];
@@ -125,6 +142,7 @@ typedef struct tlc_model {
     /* Applies the accumulated gradient, divided by the samples in it, and clears it. NULL where updates are
      * interleaved, and for a frozen model. */
     TLC_MUST_CHECK tlc_status_t (*update)(tlc_ctx_t *ctx, const tlc_step_t *step);
+    const tlc_tail_t *tail; /* NULL: all that the device computes comes before the host's part */
 } tlc_model_t;
 
 struct tlc_ctx {

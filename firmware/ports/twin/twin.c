@@ -32,6 +32,10 @@
  *                      uint32_t *predicted)
  *                                            the same with the gradient of the model's loss; values: NULL, or of a mean
  *                                            squared error
+ *   int tlc_twin_tail(void *memory, const int8_t *input, int8_t *output, const uint32_t *label, float *loss,
+ *                     uint32_t *predicted, float *gradient)
+ *                                            the part behind the host's, after tlc_twin_forward; with a label also its
+ *                                            backward pass, and then tlc_twin_backward. label: NULL, or the class
  *   int tlc_twin_update(void *memory, const tlc_step_t *step)
  *   int tlc_twin_get_params(void *memory, uint8_t *bytes), tlc_twin_set_params(void *memory, const uint8_t *bytes)
  *   int tlc_twin_reset(void *memory)         learned tensors back to the values in flash; the journal stays
@@ -125,6 +129,7 @@ static uint32_t gradient_elements(void) { return tlc_model.gradient ? tlc_model.
 
 static size_t part_bytes(int part) {
     size_t message = input_bytes();
+    const size_t behind = tlc_model.tail ? tlc_model.tail->input->elements : 0;
     switch (part) {
     case ARENA:
         return tlc_model.arena_bytes;
@@ -133,12 +138,13 @@ static size_t part_bytes(int part) {
     case MESSAGE:
         message = message > 4u * (size_t)gradient_elements() ? message : 4u * (size_t)gradient_elements();
         message = message > tlc_model.param_bytes ? message : tlc_model.param_bytes;
+        message = message > behind ? message : behind;
         message = message > 4096 ? message : 4096;
         return 2u * align(message + 16u); /* two on their way */
     case OUTPUT:
         return output_bytes();
     case VALUES:
-        return sizeof(float) * (size_t)output_bytes();
+        return sizeof(float) * (size_t)(tlc_model.tail ? tlc_model.tail->output->elements : output_bytes());
     default:
         return sizeof(float) * (size_t)input_bytes();
     }
@@ -381,7 +387,7 @@ EXPORT int tlc_twin_backward(void *memory, const float *gradient, const tlc_step
 EXPORT int tlc_twin_learn(void *memory, uint32_t label, const float *values, const tlc_step_t *step, float *loss,
                           uint32_t *predicted) {
     tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
-    if (!tlc_model.loss || (!step && !tlc_model.update)) {
+    if (!tlc_model.loss || tlc_model.tail || (!step && !tlc_model.update)) {
         return TLC_ERR_STATE;
     }
     const tlc_target_t target = {.label = label, .values = values};
@@ -391,6 +397,36 @@ EXPORT int tlc_twin_learn(void *memory, uint32_t label, const float *values, con
         *loss = verdict.loss;
         *predicted = verdict.predicted;
         status = tlc_model.backward(ctx, step);
+    }
+    return (int)status;
+}
+
+EXPORT int tlc_twin_tail(void *memory, const int8_t *input, int8_t *output, const uint32_t *label, float *loss,
+                         uint32_t *predicted, float *gradient) {
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    const tlc_tail_t *tail = tlc_model.tail;
+    if (!tail || (label && !tlc_model.loss)) {
+        return TLC_ERR_STATE;
+    }
+    memcpy(ctx->arena + tail->input->offset, input, tail->input->elements);
+    void (*const on_layer)(void *arg, uint16_t layer) = ctx->on_layer;
+    ctx->on_layer = NULL; /* the device's loop is not running */
+    tlc_status_t status = tail->tail_forward(ctx);
+    ctx->on_layer = on_layer;
+    memcpy(output, ctx->arena + tail->output->offset, tail->output->elements);
+    if (!label || status != TLC_OK) {
+        return (int)status;
+    }
+    const tlc_target_t target = {.label = *label, .values = NULL};
+    tlc_verdict_t verdict;
+    status = tlc_model.loss(ctx, &target, &verdict);
+    if (status == TLC_OK) {
+        *loss = verdict.loss;
+        *predicted = verdict.predicted;
+        status = tail->tail_backward(ctx);
+    }
+    if (status == TLC_OK) {
+        memcpy(gradient, ctx->arena + tail->gradient->offset, sizeof(float) * (size_t)tail->gradient->elements);
     }
     return (int)status;
 }
