@@ -45,6 +45,7 @@ except ImportError:  # the copy in the PlatformIO platform
 __all__ = [
     "EmulatorFailed",
     "EmulatorProcess",
+    "EmulatorTooOld",
     "boot",
     "listen",
     "parse_port",
@@ -57,6 +58,8 @@ HOST = "127.0.0.1"
 START_SECONDS = 10.0
 STOP_SECONDS = 3.0
 UART_SECONDS = 1.0
+OLDEST = (7, 0)
+"""QEMU's version, major and minor."""
 
 APT_PACKAGES = {
     "qemu-system-arm": "qemu-system-arm",
@@ -73,6 +76,10 @@ class EmulatorFailed(ToolchainError):
 
     def __init__(self, rule: str, remedy: str = "") -> None:
         super().__init__(rule, remedy=remedy)
+
+
+class EmulatorTooOld(EmulatorFailed):
+    """It runs, but lacks what our boards need."""
 
 
 def parse_port(text: str) -> int:
@@ -279,7 +286,10 @@ def boot(
             _monitor_greeting(ours)
             if starts is not None:
                 _await_start(ours, starts, 0)
-    except (OSError, ValueError, EmulatorFailed) as error:
+    except EmulatorTooOld:
+        emulator.stop()
+        raise
+    except (OSError, ValueError, KeyError, TypeError, EmulatorFailed) as error:
         said = emulator.output().splitlines()
         emulator.stop()
         raise EmulatorFailed(
@@ -375,7 +385,12 @@ def _monitor_line(monitor: socket.socket) -> dict[str, Any]:
 
 def _monitor_greeting(monitor: socket.socket) -> None:
     monitor.settimeout(START_SECONDS)
-    _monitor_line(monitor)
+    version = _monitor_line(monitor)["QMP"]["version"]["qemu"]
+    if (version["major"], version["minor"]) < OLDEST:
+        raise EmulatorTooOld(
+            f"the emulator is QEMU {version['major']}.{version['minor']}, and {OLDEST[0]}.{OLDEST[1]} is the oldest that will do",
+            "Debian 12 and Ubuntu 22.10 have it, and all that came after",
+        )
     _monitor_command(monitor, "qmp_capabilities")
 
 
