@@ -7,6 +7,7 @@ pytest -m hil tests/hil/test_suite.py --board qemu-m4 --emulator qemu
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hil_support import ALL, Built, build
+from hil_support import ALL, Built, build, running
 from numpy.typing import NDArray
 
 from command_line import refused, succeeds
 from tlc import boards
 from tlc.builder import Builder
-from tlc.errors import BundleError, ToolchainError
+from tlc.errors import BundleError, BundleMismatch, ToolchainError
 from tlc.graph import Graph
+from tlc.learning import Learning
 from tlc.ops.base import Activation
 from tlc.twin import Twin
 from tlc_host.hil.matrix import matrix, why_not
@@ -102,6 +104,41 @@ def test_a_device_that_computes_something_else_fails(split: Built, monkeypatch: 
     monkeypatch.setattr(Twin, "params", other)
     (training,) = run_hil(split.directory, only=["training"]).outcomes
     assert training.outcome == "failed" and "values in flash" in training.detail
+
+
+@pytest.mark.parametrize(
+    "learning",
+    [
+        Learning("1"),
+        Learning("1", "softmax-ce"),
+        Learning("many", "softmax-ce", momentum=True),
+        Learning("many", "mse"),
+    ],
+    ids=["at once", "at once from labels", "from labels", "from values"],
+)
+def test_every_way_to_learn(learning: Learning, tmp_path: Path) -> None:
+    cut, train = ("conv2d_1_out", "last") if learning.loss == "none" else ("none", "last")
+    net = model()
+    if learning.loss == "mse":
+        net.nodes.pop()  # no softmax
+        net.outputs[:] = net.nodes[-1].outputs
+    built = build(net, "native", tmp_path / "learner", cut=cut, train=train, learning=learning)
+    report = run_hil(built.directory, only=["training", "reset", "noise"])
+    assert [each.outcome for each in report.outcomes] == ["passed"] * 3, report.outcomes
+
+
+@pytest.mark.parametrize("split", ["native"], indirect=True)
+def test_a_wrong_bundle_is_refused(split: Built) -> None:
+    other = dataclasses.replace(split, bundle=split.bundle.model_copy(update={"seed": 99}).sealed())
+    assert other.hash != split.hash
+
+    async def scenario() -> None:
+        async with running(other):
+            pass
+
+    with pytest.raises(BundleMismatch) as caught:
+        asyncio.run(scenario())
+    assert split.bundle.hash in str(caught.value) and other.bundle.hash in str(caught.value)
 
 
 @pytest.mark.parametrize("split", ["native"], indirect=True)
