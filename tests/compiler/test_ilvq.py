@@ -103,6 +103,16 @@ def test_rules(kind: Kind) -> None:
 
 
 @BOTH
+def test_of_equal_distances_the_first_counts(kind: Kind) -> None:
+    head = kind(IlvqSettings(1, 4))
+    for x, label in ((0.0, 0), (4.0, 1), (-4.0, 2), (0.0, 0)):
+        head.learn([x], label)
+    ages = Ilvq(head.settings, head.to_bytes()).ages
+    assert head.prototypes == 3 and ages[0, 1] == 1 and not ages[2].any()
+    assert list(head.classify([[2.0], [-2.0]])) == [0, 0]
+
+
+@BOTH
 def test_what_is_of_no_use_goes(kind: Kind) -> None:
     rng = np.random.default_rng(0)
     head = kind(IlvqSettings(2, 20, period=100))
