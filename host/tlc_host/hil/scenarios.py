@@ -174,7 +174,6 @@ async def power_cut(target: Target) -> str:
                 _require((await session.journal()).saved_step == number, "it does not save any more")
                 break
             cuts += 1
-            operation += number % 2
             hello = await _restarted(session)
             found = await session.get_params()
             if hello.last_step == number and found == fresh:
@@ -183,6 +182,7 @@ async def power_cut(target: Target) -> str:
                 hello.last_step == kept_step and found == kept,
                 f"cut at operation {operation}: step {hello.last_step} came back, neither {kept_step} nor {number} whole",
             )
+            operation += number % 2  # each twice
         _require(cuts > 2, f"a save has {cuts} places where the power could go, which cannot be")
     return f"{cuts} cuts, {survived} of them after the save was whole"
 
