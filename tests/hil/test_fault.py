@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hil_support import Built, build, running
@@ -11,8 +12,10 @@ from hil_support import Built, build, running
 from command_line import refused, succeeds
 from tlc import toolchain
 from tlc.builder import Builder
-from tlc.errors import DataError, DeviceFault
+from tlc.errors import DataError, DeviceFault, DeviceReset
 from tlc.fault import find_fault, parse_dump
+from tlc.graph import Graph
+from tlc.hostbuild import build_native
 from tlc.size import measure, require
 
 pytestmark = pytest.mark.hil
@@ -71,14 +74,18 @@ HOW = {
 LINE = "tlc fault: bus error; cause 00000003 pc 000012ae lr 00001283 sp 20000fd8 detail 00008200 build 8f0c2a4d91b7e655"
 
 
-@pytest.fixture(scope="module", params=sorted(ILLEGAL))
-def crashing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A project whose sample hook crashes as the seed says."""
+def crash_model() -> Graph:
     net = Builder("crash", (1, 8, 8, 1), seed=3)
     net.conv2d(2, 3, stride=2)
     net.mean()
     net.dense(3)
-    built = build(net.graph(), request.param, tmp_path_factory.mktemp("hil") / "crash", cut="conv2d_out")
+    return net.graph()
+
+
+@pytest.fixture(scope="module", params=sorted(ILLEGAL))
+def crashing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A project whose sample hook crashes as the seed says."""
+    built = build(crash_model(), request.param, tmp_path_factory.mktemp("hil") / "crash", cut="conv2d_out")
     require(measure(built.directory))  # the handlers' stack is proven, too
     (built.directory / "src" / "app.c").write_text(APP.replace("(ILLEGAL)", f'("{ILLEGAL[request.param]}")'))
     toolchain.pio_run(built.directory)
@@ -107,6 +114,57 @@ def test_a_crash_names_its_line(how: str, crashing: Built) -> None:
         refused(
             crashing.directory, 1, "symbolize", crashing.directory, other, says=("crashed in build 0123456789abcdef",)
         )
+
+
+NATIVE = """#include <stdlib.h>
+
+#include "app.h"
+#include "tlc/board.h"
+
+bool tlc_app_sample(void *app, tlc_sample_t *sample) {
+    (void)app;
+    (void)sample;
+    if (getenv("TLC_TEST_CRASH") != NULL) {
+        tlc_board_panic("no sensor");
+    }
+    return false;
+}
+
+void tlc_app_result(void *app, const float *values, uint32_t count) {
+    (void)app;
+    (void)values;
+    (void)count;
+}
+"""
+
+
+def test_a_process_panics_and_is_greeted_again(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(crash_model(), "native", tmp_path_factory.mktemp("hil") / "crash", cut="conv2d_out")
+    (built.directory / "src" / "app.c").write_text(NATIVE)
+    built = replace(built, elf=build_native(built.directory))
+
+    async def scenario() -> None:
+        async with running(built) as (session, reset):
+            monkeypatch.setenv("TLC_TEST_CRASH", "1")
+            reset()
+            with pytest.raises(DeviceReset) as caught:
+                while True:
+                    await session.stats()
+            monkeypatch.delenv("TLC_TEST_CRASH")
+            if not isinstance(caught.value, DeviceFault):  # of the restart alone: the crash follows
+                with pytest.raises(DeviceFault) as caught:
+                    await session.greet()
+                    while True:
+                        await session.stats()
+            assert isinstance(caught.value, DeviceFault)
+            assert parse_dump(caught.value.dump).what == "no sensor"
+            reset()
+            await session.greet()
+            assert len((await session.infer(built.inputs(1)[0])).outputs[0]) > 0
+
+    asyncio.run(scenario())
 
 
 def test_what_is_a_crash_and_what_is_not() -> None:
