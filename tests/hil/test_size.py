@@ -82,7 +82,14 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[]
             directory = tmp_path_factory.mktemp("-".join(key))
             model = directory / "model.tflite"
             model.write_bytes(write_tflite(network()))
-            options = Options(model, board, directory / "project", cut="none", pack="size", train="none" if network is dense_alone else "last")
+            options = Options(
+                model,
+                board,
+                directory / "project",
+                cut="none",
+                pack="size",
+                train="none" if network is dense_alone else "last",
+            )
             compile_model(options)
             toolchain.pio_run(options.out, directory=core)
             built[key] = options.out

@@ -59,5 +59,6 @@ async def open_transport(device: str, *, baud: int = 115200, connect_s: float = 
         port = serial[1] if serial is not None else device
         return await open_serial(port, int(serial[2]) if serial is not None and serial[2] else baud)
     raise ConfigError(
-        f"no such device: {device!r}", remedy="twin, native, emulator, /dev/tty..., COM3, tcp://HOST:PORT or listen://HOST:PORT"
+        f"no such device: {device!r}",
+        remedy="twin, native, emulator, /dev/tty..., COM3, tcp://HOST:PORT or listen://HOST:PORT",
     )
