@@ -49,7 +49,7 @@ def loss(module: Any, image: np.ndarray, label: int) -> float:
     return float(np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label])
 
 
-def test_scores_are_the_squares_of_finite_differences() -> None:
+def test_scores_are_the_mean_squares_of_finite_differences() -> None:
     pytest.importorskip("tensorflow")
     from tlc.learn.module import GraphModule
     from tlc.learn.sensitivity import fisher_scores
@@ -65,7 +65,7 @@ def test_scores_are_the_squares_of_finite_differences() -> None:
     scores = fisher_scores(graph, {graph.inputs[0]: images}, labels, [bias, first])
     module, step = GraphModule(graph), 1e-3
     for name in (bias, first):
-        total = 0.0
+        squares = np.zeros(graph[name].elements)
         for image, label in zip(images, labels, strict=True):
             for index in range(graph[name].elements):
                 sides = []
@@ -74,22 +74,34 @@ def test_scores_are_the_squares_of_finite_differences() -> None:
                     moved[index] += sign * step
                     module.load({name: moved})
                     sides.append(loss(module, image, int(label)))
-                total += ((sides[0] - sides[1]) / (2 * step)) ** 2
+                squares[index] += ((sides[0] - sides[1]) / (2 * step)) ** 2
         module.load({name: graph.data(name)})
-        assert scores[name] == pytest.approx(total / 6, rel=1e-2)
+        assert scores[name] == pytest.approx(np.sqrt(squares / 3).sum(), rel=1e-2)
 
 
 def test_a_sample_is_squared_by_itself() -> None:
-    """Opposite gradients do not cancel: the mean of two samples' scores is the score of both."""
+    """Opposite gradients do not cancel: of two samples the squares are added, element by element."""
     pytest.importorskip("tensorflow")
-    from tlc.learn.sensitivity import fisher_scores
+    from tlc.learn.sensitivity import fisher_channels
 
     graph = small()
     images = np.random.default_rng(1).random((2, 8, 8, 1), np.float32)
-    names = [graph.nodes[-2].inputs[1]]
-    both = fisher_scores(graph, {"input": images}, np.array([1, 3]), names)
-    each = [fisher_scores(graph, {"input": images[i : i + 1]}, np.array([(1, 3)[i]]), names) for i in (0, 1)]
-    assert both[names[0]] == pytest.approx(sum(score[names[0]] for score in each) / 2, rel=1e-4)
+    name = graph.nodes[-2].inputs[2]  # a bias: one element to a channel
+    both = fisher_channels(graph, {"input": images}, np.array([1, 3]), {name: 0})[name]
+    each = [fisher_channels(graph, {"input": images[[i]]}, np.array([(1, 3)[i]]), {name: 0})[name] for i in (0, 1)]
+    assert both == pytest.approx(np.sqrt((each[0] ** 2 + each[1] ** 2) / 2), rel=1e-4)
+
+
+def test_scores_add_up_over_elements() -> None:
+    """Whichever axis the channels are of, the sum is the same: roots are taken element by element, not channel by channel."""
+    pytest.importorskip("tensorflow")
+    from tlc.learn.sensitivity import fisher_channels
+
+    graph = small()
+    images, labels = np.random.default_rng(2).random((4, 8, 8, 1), np.float32), np.array([0, 1, 2, 3])
+    name = graph.nodes[-2].inputs[1]
+    sums = [fisher_channels(graph, {"input": images}, labels, {name: axis})[name].sum() for axis in (0, 1)]
+    assert sums[0] == pytest.approx(sums[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])

@@ -3,14 +3,17 @@
 
 For a tensor θ, N samples and the loss L of the whole float network (softmax cross-entropy of the true class)::
 
-    score(θ) = 1 / (2 N) · Σ_n Σ_d (∂L_n / ∂θ_d)²
+    score(θ) = Σ_d √F_d,    F_d = 1 / N · Σ_n (∂L_n / ∂θ_d)²
 
-which is half the trace of θ's diagonal empirical Fisher information. To first order a step of SGD with rate η on sample n
-lowers L_n by η · Σ_d (∂L_n / ∂θ_d)², so scores rank tensors by the decrease to expect, and those of a selection add up.
+F_d is the diagonal of the empirical Fisher information. To first order a change of θ_d by a small ε against its gradient lowers
+L_n by ε · |∂L_n / ∂θ_d|, whose root mean square is ε · √F_d: scores rank tensors by the decrease to expect when every element may
+move as far as any other, and those of a selection add up.
 
 Source: TinyTrain (arXiv 2307.09988), after Theis et al. (arXiv 1801.05787). There a channel o of an activation a with
 gradient g scores 1 / (2 N) · Σ_n (Σ_d a_nd g_nd)², the loss that removing it would cost; a · g is the gradient with respect
-to a factor on the channel. Ours is with respect to what learns itself, so that a bias that is zero has a score too.
+to a factor on the channel. Ours is with respect to what learns itself, so that a bias that is zero has a score too. And it is a sum
+of roots: Σ_d F_d is the decrease where each element moves by rate · gradient, but the rate is bounded by the steepest elements,
+gradients are clipped, and the sum would rather have the few weights of an early layer than many later ones for as many bytes.
 """
 
 from __future__ import annotations
@@ -99,34 +102,34 @@ def fisher_channels(
     if len(chosen) > MAX_SAMPLES:
         chosen = np.sort(np.random.default_rng(seed).choice(len(labels), MAX_SAMPLES, replace=False))
     names = list(wanted)
-    sizes = [graph[name].shape[axis] for name, axis in wanted.items()]
     variables = [module.weights[name] for name in names]
 
     @tf.function  # type: ignore[untyped-decorator,unused-ignore]
     def squares(sample: dict[str, Any], label: Any) -> Any:
-        """Σ_d g_d² of each channel of each wanted tensor, one behind the other, for one sample: (Σ channels,)."""
+        """g_d² of each wanted tensor, for one sample: each of the tensor's shape."""
         with tf.GradientTape() as tape:
             flat = tf.reshape(module(sample, [logits])[logits], [1, classes])
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=flat)[0]
         gradients = tape.gradient(loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        sums = []
-        for gradient, axis in zip(gradients, wanted.values(), strict=True):
-            others = [other for other in range(len(gradient.shape)) if other != axis]
-            sums.append(tf.reduce_sum(tf.square(tf.cast(gradient, tf.float64)), axis=others))
-        return tf.concat(sums, axis=0)
+        return [tf.square(tf.cast(gradient, tf.float64)) for gradient in gradients]
 
-    total = np.zeros(sum(sizes))
+    sums = [np.zeros(graph[name].shape) for name in names]
     for index in chosen:
         sample = {name: tf.constant(values[index : index + 1], tf.float32) for name, values in inputs.items()}
-        total += squares(sample, tf.constant(labels[index : index + 1])).numpy()
-    if not np.isfinite(total).all():
-        raise ModelError(
-            "the gradient on the calibration data is not finite",
-            where=f"tensor '{names[int(np.searchsorted(np.cumsum(sizes), np.argmin(np.isfinite(total)), 'right'))]}'",
-            remedy="check the model's weights and the range of the samples",
-        )
-    parts = np.split(total / (2 * len(chosen)), np.cumsum(sizes)[:-1])
-    return {name: np.array([_rounded(float(score)) for score in part]) for name, part in zip(names, parts, strict=True)}
+        for total, found in zip(sums, squares(sample, tf.constant(labels[index : index + 1])), strict=True):
+            total += found.numpy()
+    result = {}
+    for (name, axis), total in zip(wanted.items(), sums, strict=True):
+        if not np.isfinite(total).all():
+            raise ModelError(
+                "the gradient on the calibration data is not finite",
+                where=f"tensor '{name}'",
+                remedy="check the model's weights and the range of the samples",
+            )
+        others = tuple(other for other in range(total.ndim) if other != axis)
+        roots = np.sqrt(total / len(chosen)).sum(axis=others)
+        result[name] = np.array([_rounded(float(score)) for score in roots])
+    return result
 
 
 def _rounded(score: float) -> float:
