@@ -6,7 +6,7 @@
 
 Every network is trained here, exported to ONNX, compiled by ``tlc compile --cut none`` (all of it on the device, which computes the
 loss from labels by itself), and adapts as its twin, the generated C, to data that it was not trained for. All ways see the same
-samples in the same order, in batches of 8. ``--tune`` tries three learning rates for each way on a seed of its own, and writes the best
+samples in the same order, eight to a step. ``--tune`` tries three learning rates for each way on a seed of its own, and writes the best
 to rates.json. What was measured is kept in the cache, so that a run can be continued, or shared by processes. ``TLC_DATA`` is a
 directory with the data sets that the tasks' files name; ``exercises`` needs the package seglearn.
 """
@@ -49,7 +49,7 @@ class Run:
     def __init__(self, task: Task, seed: int, cache: Path, scratch: Path) -> None:
         self.task, self.seed, self.cache, self.scratch = task, seed, cache, scratch
         self._setting: Setting | None = None
-        self._variants: dict[tuple[str, bool], Variant] = {}
+        self._variants: dict[str, Variant] = {}
 
     @property
     def setting(self) -> Setting:
@@ -66,28 +66,28 @@ class Run:
             path.write_bytes(write_onnx(graph).SerializeToString())
         return path
 
-    def variant(self, train: str, qas: bool = True) -> Variant:
+    def variant(self, method: Method) -> Variant:
         """A compiled network, once."""
-        if (train, qas) not in self._variants:
-            options: dict[str, Any] = {} if train == "none" else {"train_macs": NO_LIMIT}
-            if train == "auto":
-                options["train_ram"] = self.extra(self.variant("full")) // SHARE
-            out = self.scratch / f"{self.task.name}-{self.seed}-{train}-{int(qas)}"
-            self._variants[train, qas] = compile_variant(
-                self.model(), self.setting.calibration, out, train, qas, **options
+        if method.name not in self._variants:
+            options: dict[str, Any] = {} if method.train == "none" else {"train_macs": NO_LIMIT}
+            if method.train == "auto":
+                options["train_ram"] = self.extra(self.variant(METHODS["full"])) // SHARE
+            out = self.scratch / f"{self.task.name}-{self.seed}-{method.name}"
+            self._variants[method.name] = compile_variant(
+                self.model(), self.setting.calibration, out, method, **options
             )
-        return self._variants[train, qas]
+        return self._variants[method.name]
 
     def extra(self, variant: Variant) -> int:
         """Bytes of RAM beyond inference."""
-        return variant.ram - self.variant("none").ram
+        return variant.ram - self.variant(METHODS["none"]).ram
 
     def measure(self, method: Method, rate: float) -> dict[str, Any]:
         """What the method reaches, and what it takes."""
         started = time.monotonic()
         found: dict[str, Any] = {"task": self.task.name, "method": method.name, "seed": self.seed, "rate": rate}
         if method.train:
-            variant = self.variant(method.train, method.qas)
+            variant = self.variant(method)
             training = variant.compiled.training
             found["extra_ram"] = self.extra(variant)
             found["backward_macs"] = training.used.macs if training else 0

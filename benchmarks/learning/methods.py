@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to learn that are compared. All see the same samples in the same order; all take plain SGD steps on batches of 8,
-with gradients that are clipped.
+"""The ways to learn that are compared. All see the same samples in the same order, eight to a step of plain SGD, with gradients that
+are clipped. Where updates are interleaved, each of the eight is a step.
 
 On the device: what ``tlc compile --train`` made, as its twin (the generated C). On the host: the float network in TensorFlow.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from tlc.frontends import read_model
 from tlc.learning import Learning, Schedule
 from tlc.passes.canonicalize import canonicalize
 from tlc.pipeline import Compiled, Options, compile_model
-from tlc.twin import Twin
+from tlc.twin import OptimizerStep, Twin
 
 from .task import Array, Set
 
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 BATCH = 8
-CLIP = 1.0
-"""The norm of a tensor's gradient, at most."""
+CLIP, CLIP_ONE = 1.0, 4.0
+"""The norm of a tensor's gradient, at most: the mean's of eight samples, or that of one, which is longer."""
 SHARE = 10
 """``auto`` may take one part in so many of the RAM that learning everything takes."""
 
@@ -54,6 +54,8 @@ class Method:
     rates: tuple[float, ...] = ()
     """The learning rates that were tried on the tuning seed, as many for each method."""
     qas: bool = True
+    batch: Literal["many", "1"] = "many"
+    """``--train-batch``"""
 
 
 GRID = (0.03, 0.1, 0.3)
@@ -63,7 +65,7 @@ METHODS = {
         Method("none", "no adaptation", "none"),
         Method("last", "last layer", "last", GRID),
         Method("bias", "biases only", "bias", (0.1, 0.3, 1.0)),
-        Method("auto", "sparse, `auto`", "auto", GRID),
+        Method("auto", "sparse, `auto`", "auto", (0.01, 0.03, 0.1), batch="1"),
         Method("plain", "full, int8 without QAS", "full", (3e3, 1e4, 3e4), qas=False),
         Method("full", "full, int8", "full", GRID),
         Method("float", "full, float on the host", "", GRID),
@@ -77,6 +79,7 @@ class Variant:
 
     directory: Path
     compiled: Compiled
+    interleaved: bool
 
     @property
     def ram(self) -> int:
@@ -84,13 +87,13 @@ class Variant:
         return self.compiled.bundle.certificate.ram_bytes
 
 
-def compile_variant(model: Path, calibration: Set, out: Path, train: str, qas: bool = True, **options: Any) -> Variant:
-    """``tlc compile MODEL --board native --cut none --calib … --train … --loss softmax-ce``."""
+def compile_variant(model: Path, calibration: Set, out: Path, method: Method, **options: Any) -> Variant:
+    """``tlc compile MODEL --board native --cut none --calib … --train … --train-batch … --loss softmax-ce``."""
     file = out.with_suffix(".calib.npz")
     np.savez(file, x=calibration.x, y=calibration.y)
-    learning = Learning(loss="none" if train == "none" else "softmax-ce", qas=qas)
-    every = Options(model, "native", out, cut="none", calib=file, train=train, learning=learning, **options)
-    return Variant(out, compile_model(every))
+    learning = Learning(method.batch, "none" if method.train == "none" else "softmax-ce", qas=method.qas)
+    every = Options(model, "native", out, cut="none", calib=file, train=method.train, learning=learning, **options)
+    return Variant(out, compile_model(every), learning.interleaved)
 
 
 def batches(count: int, steps: int, seed: int) -> Iterator[Array]:
@@ -115,10 +118,13 @@ def learn_int8(variant: Variant, samples: Set, steps: int, rate: float, seed: in
     twin, rates = Twin(variant.directory), schedule(steps)
     inputs = twin.bundle.inputs[0].to_device(samples.x)
     for step, picked in enumerate(batches(len(samples), steps, seed), 1):
-        for number in picked:
+        now = rates.rate(rate, step)
+        for done, number in enumerate(picked, (step - 1) * BATCH + 1):
             twin.forward(inputs[number : number + 1])
-            twin.learn(int(samples.y[number]))
-        twin.update(rates.rate(rate, step), step, seed, clip=CLIP)
+            told = OptimizerStep(now, done, seed, 0.0, 0.0, CLIP_ONE, 0.0) if variant.interleaved else None
+            twin.learn(int(samples.y[number]), told)
+        if not variant.interleaved:
+            twin.update(now, step, seed, clip=CLIP)
     return twin
 
 
