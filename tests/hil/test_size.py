@@ -24,6 +24,7 @@ from tlc.graph import Graph, Quant
 from tlc.ops.base import Activation
 from tlc.pipeline import Options, compile_model
 from tlc.stack import StackBound
+from tlc_host.cohort import quantize_gradient
 from tlc_host.devices import open_device
 
 pytestmark = pytest.mark.hil
@@ -141,7 +142,12 @@ async def exercise(directory: Path) -> int:
             reply = await session.forward(x)
             if bundle.learned:
                 elements = int(np.prod(bundle.outputs[0].shape))
-                await session.backward(reply, rng.normal(0, 0.1, elements).astype(np.float32))
+                gradient = rng.normal(0, 0.1, elements).astype(np.float32)
+                if bundle.learning.arithmetic == "int":  # there is no room for floats
+                    q, scale = quantize_gradient(gradient)
+                    await session.backward(reply, q, scale=scale)
+                else:
+                    await session.backward(reply, gradient)
                 await session.step(number, 0.01)
         if bundle.learned:
             await session.set_params(await session.get_params())
