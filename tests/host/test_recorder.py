@@ -35,7 +35,12 @@ ROUNDS = 4
 
 @pytest.fixture
 def copy(project: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(project, tmp_path / "project"))
+    return fresh(project, tmp_path / "project")
+
+
+def fresh(project: Path, to: Path) -> Path:
+    """A copy without the runs that other tests have recorded there."""
+    return Path(shutil.copytree(project, to, ignore=shutil.ignore_patterns("runs")))
 
 
 def train(
@@ -73,7 +78,7 @@ def train(
 
 @pytest.mark.parametrize("algorithm", ["splitfed-v2"])
 def test_an_interrupted_run_goes_on_bit_for_bit(project: Path, models: Path, tmp_path: Path, algorithm: str) -> None:
-    straight, broken = (Path(shutil.copytree(project, tmp_path / name)) for name in ("straight", "broken"))
+    straight, broken = (fresh(project, tmp_path / name) for name in ("straight", "broken"))
     wanted, weights, _ = train(straight, models / "x.npz", algorithm)
     first, _, _ = train(broken, models / "x.npz", algorithm, stop_after=2)
     rest, reached, said = train(broken, models / "x.npz", algorithm)
@@ -142,7 +147,7 @@ asyncio.run(serve(Path(sys.argv[1]), ["twin", "twin"], training=training, on_eve
 @pytest.mark.slow
 def test_kill_9_and_the_same_command_again(copy: Path, models: Path, tmp_path: Path) -> None:
     """The daemon itself, over the link, in processes of their own."""
-    straight = Path(shutil.copytree(copy, tmp_path / "straight"))
+    straight = fresh(copy, tmp_path / "straight")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
     def daemon(directory: Path, last: int) -> subprocess.CompletedProcess[str]:
