@@ -12,6 +12,7 @@ from tlc.errors import DeviceReset
 from tlc_host import messages as m
 from tlc_host.hil.lesson import Lesson
 from tlc_host.hil.target import NotHere, Target
+from tlc_host.line import TEST_HEAD
 from tlc_host.session import Session
 
 __all__ = ["SCENARIOS", "Broken", "Scenario"]
@@ -23,6 +24,7 @@ CUTS = 12
 INSIDE = 40
 """Instructions into such an operation."""
 HIT_S = 5.0
+TRIES = 10
 
 Scenario = Callable[[Target], Awaitable[str]]
 
@@ -214,8 +216,10 @@ async def noise(target: Target) -> str:
             _same(await session.get_params(), lesson.params(), "after 10 steps")
         stats = await session.stats()
         damaged = stats.bad + session.counters.bad
-        if damaged == 0:
-            await session.test(2048, min(2048, stats.arena_bytes))
+        for _ in range(TRIES):
+            if damaged > 0:
+                break
+            await session.test(min(2048, session.most_bytes - TEST_HEAD), min(2048, stats.arena_bytes))
             damaged = (await session.stats()).bad + session.counters.bad
         resent = stats.resent + session.counters.resent
         _require(damaged + resent > 0, "no frame was damaged: the noise did not reach the line")
