@@ -454,7 +454,7 @@ def test_ctrl_c(project: Path, tmp_path: Path) -> None:
     started = {int(pid) for task in children.iterdir() for pid in (task / "children").read_text().split()}
     assert started
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "tlc: stopped\n")
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
 
