@@ -17,8 +17,9 @@ PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-PYTEST_ARGS ?=
 JOBS ?= $(shell nproc)
+# Whole files side by side: their fixtures are built once.
+PYTEST_ARGS ?= -n $(JOBS) --dist loadfile
 
 export PLATFORMIO_CORE_DIR := $(VENV)/platformio
 export PLATFORMIO_SETTING_ENABLE_TELEMETRY := no
