@@ -246,9 +246,13 @@ def cli() -> None:
     default="auto",
     show_default=True,
     help="Of the backward pass and the update: float32, or integers alone (int16 gradients with one exponent each, half the "
-    "RAM, plain SGD). `auto`: float where the board's core has an FPU, or --momentum or --rounding feedback wants it.",
+    "RAM; neither weight decay nor clipping). `auto`: float where the board's core has an FPU.",
 )
-@click.option("--momentum", is_flag=True, help="Keep a velocity for each learned element, 4 bytes: SGD with momentum.")
+@click.option(
+    "--momentum",
+    is_flag=True,
+    help="SGD with momentum: a velocity for each learned element, 4 bytes; in integers 2 of a weight.",
+)
 @click.option(
     "--rounding",
     type=click.Choice(["stochastic", "feedback"]),

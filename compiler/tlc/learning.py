@@ -24,7 +24,7 @@ class Learning:
     loss: Loss = "none"
     """What the device computes from a label; ``none``: a gradient is handed in where the device segment ends."""
     momentum: bool = False
-    """A float32 velocity is kept for each learned element."""
+    """A velocity is kept for each learned element: float32; in integers int16 of a weight, int32 of a bias."""
     feedback: bool = False
     """Of each learned weight the part of a step below one is kept, as int8, instead of being rounded at random."""
     qas: bool = True
@@ -41,7 +41,11 @@ class Learning:
     def state_bytes(self, weight: bool) -> int:
         """What an element takes in the state beside its integer."""
         summed = 2 if self.arithmetic == "int" else 4
-        return summed * (not self.interleaved) + 4 * self.momentum + (self.feedback and weight)
+        return summed * (not self.interleaved) + self.velocity_bytes(weight) + (self.feedback and weight)
+
+    def velocity_bytes(self, weight: bool) -> int:
+        """What an element's velocity takes."""
+        return (2 if self.arithmetic == "int" and weight else 4) * self.momentum
 
     def gradient_bytes(self, elements: int) -> int:
         """What the gradient of a tensor takes."""

@@ -385,15 +385,8 @@ def _check_training(options: Options) -> None:
 def _with_arithmetic(options: Options, board: Board) -> Options:
     """With the arithmetic of the training settled."""
     learning, asked = options.learning, options.train_arithmetic
-    only_float = "--momentum" if learning.momentum else "--rounding feedback" if learning.feedback else None
-    if asked == "int" and only_float:
-        raise UsageError(
-            f"{only_float} is computed in float32",
-            where="--train-arithmetic int",
-            remedy=f"leave {only_float} out, or --train-arithmetic float",
-        )
     if asked == "auto":
-        asked = "float" if only_float or options.tail is not None or "fpu" in board.cpu.features else "int"
+        asked = "float" if options.tail is not None or "fpu" in board.cpu.features else "int"
     return dataclasses.replace(options, learning=dataclasses.replace(learning, arithmetic=asked))
 
 

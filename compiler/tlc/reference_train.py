@@ -43,7 +43,7 @@ class ReferenceTrainer:
             if axis is not None and node.inputs[1] in self._axes:
                 self._axes[node.inputs[1]] = axis
         self._sums = {name: np.zeros(self._rows(name).shape, np.float32) for name in plan.learned}
-        self._velocities: dict[str, Float] = {}
+        self._velocities: dict[str, NDArray[Any]] = {}
         self._residuals: dict[str, NDArray[np.int8]] = {}
         self.forget()
 
@@ -90,11 +90,14 @@ class ReferenceTrainer:
         learning, names = self.plan.learning, self.plan.learned
         shapes = {name: self._rows(name).shape for name in names}
         if learning.momentum:
-            self._velocities = {name: np.zeros(shapes[name], np.float32) for name in names}
+            self._velocities = {name: np.zeros(shapes[name], self._velocity_type(name)) for name in names}
         if learning.feedback:
             self._residuals = {
                 name: np.zeros(shapes[name], np.int8) for name in names if self.graph[name].dtype == "int8"
             }
+
+    def _velocity_type(self, name: str) -> type[np.generic]:
+        return np.float32
 
     def backward(self, gradient: Float) -> None:
         """Adds the gradient of the sample of the last :meth:`forward` to the accumulators.

@@ -67,9 +67,9 @@ class ReferenceTrainerInt(ReferenceTrainer):
         weight_decay: float = 0.0,
         clip: float = 0.0,
     ) -> None:
-        """One step of plain SGD on the gradients accumulated so far, which are cleared."""
+        """One step of SGD on the gradients accumulated so far, which are cleared."""
         assert self.samples, "update comes after backward"
-        assert momentum == weight_decay == clip == 0, "plain SGD only"
+        assert weight_decay == clip == 0, "neither weight decay nor clipping"
         for salt, name in enumerate(self.plan.learned):
             tensor = self.graph[name]
             assert tensor.quant is not None
@@ -85,11 +85,17 @@ class ReferenceTrainerInt(ReferenceTrainer):
                 step=step,
                 seed=seed,
                 salt=salt,
+                momentum=momentum,
+                velocity=self._velocities[name][at] if name in self._velocities else None,
+                residual=self._residuals[name][at] if name in self._residuals else None,
             )
             tensor.data = np.ascontiguousarray(np.moveaxis(values, 0, self._axes[name]))
         self._clear()
         self.samples = 0
         self._values = {}
+
+    def _velocity_type(self, name: str) -> type[np.generic]:
+        return np.int16 if self.graph[name].dtype == "int8" else np.int32
 
     def gradients(self) -> dict[str, Float]:
         """What the accumulators stand for, with respect to reals, laid out like :meth:`params`."""

@@ -644,7 +644,7 @@ static const char *objection(const tlc_model_t *model, const tlc_step_t *step, t
         return "momentum, but this model keeps no velocities: compile it with --momentum";
     }
     if (model->gradient && model->gradient->dtype == TLC_S16 && (step->weight_decay != 0.0f || step->clip != 0.0f)) {
-        return "weight decay or clipping, but this model learns in integers, by plain SGD";
+        return "weight decay or clipping, but this model learns in integers, which have neither";
     }
     *status = TLC_ERR_NUMERIC;
     if (!is_size(step->learning_rate)) {

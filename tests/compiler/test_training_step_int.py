@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from ckernel import FIRMWARE
 from test_training_step import STEPS, follow, int8_net
-from train_models import NETS
-from train_twin import build_twin, layers
+from train_models import NETS, SHAPE
+from train_twin import build_twin, integer, layers, smooth
 
+from tlc.builder import Builder
 from tlc.errors import UsageError
 from tlc.learning import Learning, gradient_bytes
 from tlc.ops import REGISTRY
-from tlc.ops.base import Slice
+from tlc.ops.base import Activation, Slice
 from tlc.ops.training_int import Fixed, sgd_step_int, take_gradient
 from tlc.passes.backward import Selection, differentiate
 from tlc.passes.schedule import gradient_name, schedule
@@ -134,10 +135,122 @@ def test_what_is_no_rate_is_no_step(rate: float) -> None:
     np.testing.assert_array_equal(moved, value)
 
 
-def test_the_reference_wants_plain_sgd() -> None:
+OPTIMIZERS = {
+    "momentum": (Learning(momentum=True), 0.9),
+    "momentum, interleaved": (Learning("1", momentum=True), 0.5),
+    "feedback": (Learning(feedback=True), 0.0),
+    "both": (Learning(momentum=True, feedback=True), 0.9),
+    "both, interleaved": (Learning("1", momentum=True, feedback=True), 0.99),
+}
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS)
+def test_optimizers_step_alike(case: str, tmp_path: Path) -> None:
+    learning, momentum = OPTIMIZERS[case]
+    graph, images = int8_net("depthwise")
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=replace(learning, arithmetic="int"))
+    batch = 1 if learning.interleaved else 2
+    trainer = reference_trainer(graph, plan)
+    follow(graph, library.create(), trainer, images, batch, STEPS, momentum=momentum)
+    for name, velocity in trainer._velocities.items():
+        assert velocity.dtype == (np.int16 if graph[name].dtype == "int8" else np.int32)
+        assert np.abs(velocity).max() > 64, f"{name}: steps of less than one say little"
+
+
+def test_slices_keep_velocities_of_their_own(tmp_path: Path) -> None:
+    graph, images = int8_net("residual")
+    node = next(node for node in graph.nodes if node.op == "conv2d")
+    parts = {node.inputs[1]: Slice((1, 4)), node.inputs[2]: Slice((0, 3))}
+    selection = Selection(dict.fromkeys(node.inputs[1:3], node.name), parts)
+    learning = replace(LEARNING, momentum=True, feedback=True)
+    library, plan = build_twin(graph, selection, tmp_path / "project", learning=learning)
+    follow(graph, library.create(), reference_trainer(graph, plan), images, batch=2, steps=20, momentum=0.9)
+
+
+def stepped(steps: int, gradient: int, momentum: float, *, kept: bool = False, kind: type = np.int8) -> np.ndarray:
+    """What ``steps`` equal gradients make of 4,096 zeros: each would be ``gradient`` / 2^17 of a step."""
+    value = np.zeros(4096, kind)
+    velocity = np.zeros(4096, np.int16 if kind is np.int8 else np.int32) if momentum else None
+    residual = np.zeros(4096, np.int8) if kept else None
+    for step in range(1, steps + 1):
+        value = sgd_step_int(
+            value, Fixed(np.full(4096, gradient, np.int64), 4096 - 17, True), np.ones(1, np.float32), input_scale=1.0,
+            learning_rate=1.0, samples=1, step=step, seed=2, salt=3, momentum=momentum, velocity=velocity, residual=residual,
+        )  # fmt: skip
+    return value
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32])
+def test_momentum_gathers_speed(kind: type) -> None:
+    """Of g each step, v_n = Σ m^k g: after 60 steps at 0.9 they have moved Σ v_n, whatever is rounded on the way."""
+    expected, velocity = 0.0, 0.0
+    for _ in range(60):
+        velocity = 0.9 * velocity + 3000 / 2**17
+        expected -= velocity
+    assert stepped(60, 3000, 0.9, kind=kind).mean() == pytest.approx(expected, rel=0.01)
+    assert stepped(60, -3000, 0.9, kind=kind).mean() == pytest.approx(-expected, rel=0.01)
+    assert stepped(60, 3000, 0.0, kind=kind).mean() == pytest.approx(-60 * 3000 / 2**17, rel=0.02)
+
+
+def test_moves_below_what_a_velocity_holds_are_right_in_the_mean() -> None:
+    """0.05 of its unit, 1 / 256 of a step."""
+    gradient = round(0.05 / 256 * 2**17)
+    velocity, expected = 0.0, 0.0
+    for _ in range(200):
+        velocity = 0.9 * velocity + gradient / 2**17
+        expected -= velocity
+    assert stepped(200, gradient, 0.9).mean() == pytest.approx(expected, rel=0.1)
+
+
+def test_feedback_loses_nothing_and_strays_little() -> None:
+    """A hundred steps of 0.3: rounding at random strays by √(100 · 0.21), what is kept by less than one."""
+    gradient = round(0.3 * 2**17)
+    kept, random = stepped(100, gradient, 0.0, kept=True), stepped(100, gradient, 0.0)
+    assert kept.mean() == pytest.approx(-30, abs=0.1) and random.mean() == pytest.approx(-30, abs=0.5)
+    assert kept.std() < 0.6 < 4 < random.std()
+
+
+@pytest.mark.parametrize("momentum", [-0.5, float("nan"), 1e-9])
+def test_what_is_no_momentum_is_none(momentum: float) -> None:
+    gradient = round(0.5 * 2**17)
+    assert stepped(20, gradient, momentum).mean() == pytest.approx(-10, rel=0.02)
+
+
+@pytest.mark.parametrize("learning", [Learning(momentum=True), Learning(feedback=True)], ids=["momentum", "feedback"])
+def test_it_learns(learning: Learning, tmp_path: Path) -> None:
+    """From labels of its own, which of four patterns an image holds: from chance to all."""
+    rng = np.random.default_rng(4)
+    patterns = smooth(SHAPE, 4, seed=1)
+    labels = rng.integers(4, size=240)
+    images = (patterns[labels] + 0.3 * rng.standard_normal((240, *SHAPE))).astype(np.float32)
+    net = Builder("patterns", (1, *SHAPE), seed=9)
+    net.conv2d(6, 3, stride=2, activation=Activation.RELU)
+    net.flatten()
+    net.dense(4)
+    graph = integer(net, images)
+    quant = graph["input"].quant
+    assert quant is not None
+    x = quant.quantize(images)
+    learning = replace(learning, arithmetic="int", loss="softmax-ce")
+    library, _ = build_twin(graph, layers(graph), tmp_path / "project", learning=learning)
+    twin = library.create()
+
+    def accuracy() -> float:
+        return float(np.mean([twin.forward(x[i : i + 1])[0].argmax() == labels[i] for i in range(200, 240)]))
+
+    before = accuracy()
+    for step in range(1, 41):
+        for i in rng.integers(200, size=8):
+            twin.forward(x[i : i + 1])
+            twin.learn(int(labels[i]))
+        twin.update(0.01 if learning.momentum else 0.05, step, 7, momentum=0.9 * learning.momentum)
+    assert before < 0.7 and accuracy() > 0.95
+
+
+def test_the_reference_has_neither_decay_nor_clipping() -> None:
     graph, images = int8_net("residual")
     trainer = ReferenceTrainerInt(graph, differentiate(graph, layers(graph), LEARNING))
     (y,) = trainer.forward(images[:1])
     trainer.backward(np.ones(y.shape, np.float32))
-    with pytest.raises(AssertionError, match="plain SGD"):
-        trainer.update(0.1, 1, 1, momentum=0.5)
+    with pytest.raises(AssertionError, match="neither weight decay"):
+        trainer.update(0.1, 1, 1, weight_decay=0.5)

@@ -340,16 +340,16 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
             ]
         else:
             tables = [("unit", emitter.add_array(f"{name}_unit", unit, f"{what} of {learned.tensor}"))]
-        kept = f"(float *)(state + {learned.velocity})" if learned.velocity is not None else "NULL"
+        kind = "float" if not emitter.in_integers else "int16_t" if weight else "int32_t"
+        kept = f"({kind} *)(state + {learned.velocity})" if learned.velocity is not None else "NULL"
         if weight:
             kept += f", (int8_t *)(state + {learned.residual})" if learned.residual is not None else ", NULL"
         function, c_type = ("tlc_sgd_s8", "int8_t") if weight else ("tlc_sgd_s32", "int32_t")
         values_at, sums = f"({c_type} *)(state + {learned.offset})", emitter.accumulator(learned.tensor)
         samples = "1" if program.learning.interleaved else "ctx->samples"
         if emitter.in_integers:
-            function, arguments = function.replace("sgd", "sgd_int"), [f"&{name}", values_at, sums, "step", samples]
-        else:
-            arguments = [f"&{name}", values_at, sums, kept, "step", samples]
+            function = function.replace("sgd", "sgd_int")
+        arguments = [f"&{name}", values_at, sums, kept, "step", samples]
         initial = emitter.add_array(f"{name}_initial", values, f"{learned.tensor} as trained before")
         rows = len(values)
         updates.append(

@@ -464,6 +464,25 @@ def _rate(learning_rate: float, samples: int) -> tuple[int, int]:
     return quotient >> over if over > 0 else quotient << -over, exponent - 158 + over
 
 
+def _momentum(momentum: float) -> int:
+    """As 16 bits of a fraction."""
+    bits = int(np.array([momentum], np.float32).view(np.uint32)[0])
+    exponent, mantissa = bits >> 23, (bits & 0x7FFFFF) | 0x800000
+    if exponent < 110 or exponent >= 255:
+        return 0
+    return 65535 if exponent > 126 else min(((mantissa >> (133 - exponent)) + 1) >> 1, 65535)
+
+
+def _round_stochastically(x: Ints, right: Ints, random: Ints, limit: int) -> Ints:
+    """floor(x · 2^-right + u) with u uniform in [0, 1) made from the random words, cut at the limit."""
+    left = np.clip(x << np.clip(-right, 0, 30), -limit, limit)
+    left = np.where(right < -30, np.sign(x) * limit, left)
+    whole = x >> np.clip(right, 0, 31)
+    fraction = np.where(right < 32, x << np.clip(32 - right, 0, 32), x >> np.clip(right - 32, 0, 31)) & 0xFFFFFFFF
+    down = np.clip(whole + (random < fraction), -limit, limit)
+    return np.where(right <= 0, left, down)
+
+
 def sgd_step_int(
     value: Array,
     gradient: Fixed,
@@ -475,6 +494,9 @@ def sgd_step_int(
     step: int,
     seed: int,
     salt: int,
+    momentum: float = 0.0,
+    velocity: Array | None = None,
+    residual: Array | None = None,
 ) -> Array:
     """A step on a tensor's integers, laid out one row an output channel; ``firmware/src/train/sgd_int.c``.
 
@@ -482,8 +504,13 @@ def sgd_step_int(
         value: (rows, …) int8 weights or (rows,) int32 biases.
         gradient: of the same shape, summed over ``samples``.
         unit, input_scale: as :func:`sgd_factors` takes them, (rows,) or (1,).
+        momentum: below 1.
+        velocity: int16 of weights, int32 of biases, in units of 1/256 of a step, updated in place; None: no momentum.
+        residual: of weights, int8, updated in place: what they have not moved yet, in the same units; None: steps are rounded
+            stochastically.
     """
     rows = len(value)
+    weight = value.dtype == np.int8
     mult, shift = sgd_factors(unit, input_scale)
     rate, rate_shift = _rate(learning_rate, samples)
     mults = np.broadcast_to((rate * mult.astype(np.int64)) >> 16, (rows,))
@@ -492,13 +519,21 @@ def sgd_step_int(
     x = gradient.values.reshape(value.shape) * mults.reshape(side)
     right = np.broadcast_to(rights.reshape(side), value.shape)
     random = random_words(seed, step, salt, value.size).reshape(value.shape).astype(np.int64)
-    limit = 1 << 24
-    left = np.clip(x << np.clip(-right, 0, 24), -limit, limit)
-    left = np.where(right < -24, np.sign(x) * limit, left)
-    whole = x >> np.clip(right, 0, 31)
-    fraction = np.where(right < 32, x << np.clip(32 - right, 0, 32), x >> np.clip(right - 32, 0, 31)) & 0xFFFFFFFF
-    down = np.clip(whole + (random < fraction), -limit, limit)
-    moved = value.astype(np.int64) - np.where(right <= 0, left, down)
-    most = 127 if value.dtype == np.int8 else 1 << 30
-    stepped: Array = np.clip(moved, -most, most).astype(value.dtype)
+    if velocity is None and residual is None:
+        whole = _round_stochastically(x, right, random, 1 << 24)
+    else:
+        fine = _round_stochastically(x, right - 8, random, 1 << (24 if weight else 30))
+        if velocity is not None:
+            kept = (velocity.astype(np.int64) * _momentum(momentum) + (random >> 16)) >> 16
+            low, high = (-(1 << 15), (1 << 15) - 1) if weight else (-(1 << 30), 1 << 30)
+            fine = np.clip(kept + fine, low, high)
+            velocity[...] = fine
+        if residual is None:
+            whole = (fine + (random & 255)) >> 8
+        else:
+            fine = fine + residual
+            whole = (fine + 128) >> 8
+            residual[...] = fine - whole * 256
+    most = 127 if weight else 1 << 30
+    stepped: Array = np.clip(value.astype(np.int64) - whole, -most, most).astype(value.dtype)
     return stepped

@@ -128,7 +128,7 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
     if plan.learning.momentum:
         for name in names:
             parts[name]["velocity"] = offset
-            offset += 4 * counts[name]
+            offset = align(offset + counts[name] * plan.learning.velocity_bytes(graph[name].dtype == "int8"), 4)
     if plan.learning.feedback:
         for name in names:
             if graph[name].dtype == "int8":

@@ -194,9 +194,16 @@ typedef struct {
     uint32_t salt;        /* which tensor: its own stream of random numbers */
 } tlc_sgd_int_t;
 
-/* Plain SGD: w <- w - round(rate / samples * mult * 2^shift * grad), rounded stochastically with the random words of
- * the float path. The learning rate is taken apart by its bits. `grad` is cleared. w stays in [-127, 127]. */
-void tlc_sgd_int_s8(const tlc_sgd_int_t *p, int8_t *w, tlc_grad_t *grad, const tlc_step_t *step, uint32_t samples);
-void tlc_sgd_int_s32(const tlc_sgd_int_t *p, int32_t *b, tlc_grad_t *grad, const tlc_step_t *step, uint32_t samples);
+/* w <- w - round(rate / samples * mult * 2^shift * grad), rounded stochastically with the random words of the float
+ * path. Rate and momentum are taken apart by their bits. `grad` is cleared. w stays in [-127, 127].
+ *
+ * velocity not NULL: of a weight in int16, of a bias in int32, in units of 1/256 of a step; the move is rounded to that
+ * and added to momentum * velocity, rounded too, and the sum, saturated, is the move. Every rounding is stochastic.
+ * residual not NULL: in the same units what is left of a step is kept for the next one, instead of rounding at random.
+ */
+void tlc_sgd_int_s8(const tlc_sgd_int_t *p, int8_t *w, tlc_grad_t *grad, int16_t *velocity, int8_t *residual,
+                    const tlc_step_t *step, uint32_t samples);
+void tlc_sgd_int_s32(const tlc_sgd_int_t *p, int32_t *b, tlc_grad_t *grad, int32_t *velocity, const tlc_step_t *step,
+                     uint32_t samples);
 
 #endif /* TLC_TRAIN_INT_H */

@@ -1,23 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <stddef.h>
 
+#include "random.h"
 #include "sqrt_f32.h"
 #include "tlc/train.h"
-
-/* A 32-bit mix with full avalanche (xorshift-multiply): one random word for (seed, step, tensor, element), with no
- * state to keep, so any element can be computed in any order. */
-static uint32_t mix(uint32_t x) {
-    x ^= x >> 16;
-    x *= 0x7feb352du;
-    x ^= x >> 15;
-    x *= 0x846ca68bu;
-    x ^= x >> 16;
-    return x;
-}
-
-static uint32_t stream_key(const tlc_sgd_t *p, const tlc_step_t *step) {
-    return mix(mix(mix(step->seed) ^ step->step) ^ p->salt);
-}
 
 /* floor(x + u) for u uniform in [0, 1): x in the mean. |x| is cut at 2^24, where float32 has no fraction left; what is
  * not a number is no step. */
@@ -48,7 +34,7 @@ static float rate_of(const tlc_sgd_t *p, const float *grad, const tlc_step_t *st
 
 void tlc_sgd_s8(const tlc_sgd_t *p, int8_t *w, float *grad, float *velocity, int8_t *residual, const tlc_step_t *step,
                 uint32_t samples) {
-    const uint32_t key = stream_key(p, step);
+    const uint32_t key = tlc_random_key(step, p->salt);
     const float rate = rate_of(p, grad, step, samples), decay = step->learning_rate * step->weight_decay;
     for (uint32_t r = 0; r < p->rows; ++r) {
         const float factor = rate * p->unit[p->per_channel ? r : 0];
@@ -64,11 +50,11 @@ void tlc_sgd_s8(const tlc_sgd_t *p, int8_t *w, float *grad, float *velocity, int
             }
             int32_t whole;
             if (residual != NULL) { /* in units of 1/256, which are rounded at random */
-                const int32_t exact = round_stochastically(move * 256.0f, mix(key + i)) + residual[i];
+                const int32_t exact = round_stochastically(move * 256.0f, tlc_random(key + i)) + residual[i];
                 whole = (exact + 128 - (int32_t)(((uint32_t)exact + 128u) & 255u)) / 256;
                 residual[i] = (int8_t)(exact - whole * 256);
             } else {
-                whole = round_stochastically(move, mix(key + i));
+                whole = round_stochastically(move, tlc_random(key + i));
             }
             const int32_t next = w[i] - whole;
             w[i] = (int8_t)(next < -127 ? -127 : next > 127 ? 127 : next);
@@ -78,7 +64,7 @@ void tlc_sgd_s8(const tlc_sgd_t *p, int8_t *w, float *grad, float *velocity, int
 
 void tlc_sgd_s32(const tlc_sgd_t *p, int32_t *b, float *grad, float *velocity, const tlc_step_t *step,
                  uint32_t samples) {
-    const uint32_t key = stream_key(p, step);
+    const uint32_t key = tlc_random_key(step, p->salt);
     const float rate = rate_of(p, grad, step, samples);
     const int32_t limit = (int32_t)1 << 30; /* room for the products of a layer */
     for (uint32_t r = 0; r < p->rows; ++r) {
@@ -90,7 +76,7 @@ void tlc_sgd_s32(const tlc_sgd_t *p, int32_t *b, float *grad, float *velocity, c
                 move = step->momentum * velocity[i] + move;
                 velocity[i] = move == move ? move : 0.0f;
             }
-            const int32_t next = b[i] - round_stochastically(move, mix(key + i));
+            const int32_t next = b[i] - round_stochastically(move, tlc_random(key + i));
             b[i] = next < -limit ? -limit : next > limit ? limit : next;
         }
     }
