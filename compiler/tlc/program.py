@@ -88,8 +88,9 @@ class Program:
     """Where something learns: the activation whose gradient the backward pass begins with."""
     tail: TailPart | None = None
     """Where the graph has a second part: how it lies in the passes. Then the top is the first part's."""
-    folded: dict[str, int] = field(default_factory=dict)
-    """Per node of which something learns: where in the state its biases lie as kernels read them (bytes)."""
+    folded: dict[str, int | None] = field(default_factory=dict)
+    """Per node of which something learns: where in the state its biases lie as kernels read them (bytes). None, where updates
+    are interleaved: they are made anew when the layer runs, in its scratch, since after each sample they would be."""
     loss: Step | None = None
     """From a label to the gradient of the :attr:`loss_top`."""
     buffers: dict[str, Buffer] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlc.codegen.folding import fold_lines
 from tlc.graph import Graph
 from tlc.ops.base import Accumulator, Address, Bias, Grad, Kept, Param, Rows, Scratch, Table
 from tlc.passes.backward import UPDATE
@@ -162,6 +163,10 @@ class Emitter:
             elif isinstance(arg, Rows):
                 arguments.append(self._rows(step, arg, out, scratch))
                 scratch += align(arg.ahead * self._row_scratch(arg))
+            elif isinstance(arg, Bias) and self.program.folded.get(step.node.name, 0) is None:
+                out.before += fold_lines(self, step, f"a + {scratch}")
+                arguments.append(f"(const int32_t *)(a + {scratch})")
+                scratch += align(4 * arg.values.size)
             else:
                 arguments.append(self._argument(step, arg))
         if self.program.learning.interleaved:

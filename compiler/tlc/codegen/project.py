@@ -20,15 +20,15 @@ import tlc
 from tlc.boards import Board, Transport
 from tlc.bundle import Bundle
 from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
+from tlc.codegen.folding import fold_lines
 from tlc.cost import journal_slot_bytes
 from tlc.errors import OutputError
 from tlc.graph import Graph, Tensor
-from tlc.ops.base import Bias
 from tlc.ops.training import integer_steps
 from tlc.ops.training_int import sgd_factors
 from tlc.passes.pack import Packing, table_arrays
 from tlc.passes.schedule import gradient_name
-from tlc.program import Learned, Program, Step, learned_scale, rows_of
+from tlc.program import Learned, Program, learned_scale, rows_of
 from tlc.resources import firmware_dir
 
 __all__ = ["Emission", "Settings", "emit", "initial_state", "render_application", "render_model", "write_project"]
@@ -375,8 +375,10 @@ def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], 
                 ],
             }
         )
-    folded = [step for step in program.forward if step.node.name in program.folded]
-    return updates, [line for step in folded for line in _fold_lines(program, emitter, step)]
+    places = ((step, program.folded.get(step.node.name)) for step in program.forward)
+    return updates, [
+        line for step, at in places if at is not None for line in fold_lines(emitter, step, f"state + {at}")
+    ]
 
 
 def _input_scale(graph: Graph, learned: Learned) -> float:
@@ -389,59 +391,6 @@ def _input_scale(graph: Graph, learned: Learned) -> float:
 
 def _of_whole(learned: Learned, tensor: Tensor) -> str:
     return f" of {tuple(tensor.shape)}" if learned.part else ""
-
-
-def _fold_lines(program: Program, emitter: Emitter, step: Step) -> list[str]:
-    """Biases with the input's zero point folded in: from weights that learn, or by what frozen ones fold in."""
-    parts = {learned.tensor: learned for learned in program.learned if learned.part}
-    sliced = [parts[name] for name in step.node.inputs[1:] if name in parts]
-    return _fold_slices(program, emitter, step) if sliced else [_fold_line(program, emitter, step)]
-
-
-def _fold_slices(program: Program, emitter: Emitter, step: Step) -> list[str]:
-    """The same where of a tensor only a slice learns: what is frozen, and then what each learned tensor adds."""
-    graph, node, at = program.graph, step.node, program.folded[step.node.name]
-    quant = graph[node.inputs[0]].quant
-    assert quant is not None and step.call is not None
-    whole = next(arg.values for arg in step.call.args if isinstance(arg, Bias))
-    frozen = whole.astype(np.int64)
-    lines = []
-    for learned in (entry for entry in program.learned if entry.tensor in node.inputs[1:]):
-        values = rows_of(graph, learned).astype(np.int64)
-        first = learned.part.outs[0] if learned.part else 0
-        to, rows = f"(int32_t *)(state + {at + 4 * first})", len(values)
-        if learned.kind == "weight":
-            size, weights = values.size // rows, f"(const int8_t *)(state + {learned.offset})"
-            frozen[first : first + rows] += quant.zero_point * values.reshape(rows, -1).sum(axis=1)
-            lines.append(f"tlc_fold_slice({weights}, {rows}, {size}, {quant.zero_point}, {to});")
-        else:
-            frozen[first : first + rows] -= values
-            lines.append(f"tlc_add_bias({to}, {rows}, (const int32_t *)(state + {learned.offset}), {to});")
-    part = frozen.astype(np.uint32).view(np.int32)  # modulo 2^32
-    table = emitter.add_array(f"{step.name}_fold", part, f"what is frozen of the biases of {node.name}")
-    return [f"memcpy(state + {at}, {table}, sizeof {table});", *lines]
-
-
-def _fold_line(program: Program, emitter: Emitter, step: Step) -> str:
-    graph, node = program.graph, step.node
-    offsets = {learned.tensor: learned.offset for learned in program.learned}
-    quant = graph[node.inputs[0]].quant
-    assert quant is not None and step.call is not None
-    name = node.inputs[2] if len(node.inputs) > 2 else None
-    if name in offsets:
-        bias = f"(const int32_t *)(state + {offsets[name]})"
-    else:
-        bias = emitter.add_array(f"{step.name}_true_bias", graph.data(name), f"{name}") if name else "NULL"
-    folded = f"(int32_t *)(state + {program.folded[node.name]})"
-    if node.inputs[1] in offsets:
-        rows, row_bytes = emitter.learned_rows[node.inputs[1]].shape
-        weights = f"(const int8_t *)(state + {offsets[node.inputs[1]]})"
-        return f"tlc_fold_bias({weights}, {rows}, {row_bytes}, {bias}, {quant.zero_point}, {folded});"
-    assert name is not None
-    whole = next(arg.values for arg in step.call.args if isinstance(arg, Bias))
-    part = (whole.view(np.uint32) - graph.data(name).astype(np.int32).view(np.uint32)).view(np.int32)
-    table = emitter.add_array(f"{step.name}_fold", part, f"what the input's zero point adds to {name}")
-    return f"tlc_add_bias({table}, {len(part)}, {bias}, {folded});"
 
 
 def _codes(emitter: Emitter) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from tlc.graph import Graph, Node
 from tlc.ops import REGISTRY
-from tlc.ops.base import Accumulator, Address, Call, Grad, Kept, Rows, Scratch
+from tlc.ops.base import Accumulator, Address, Bias, Call, Grad, Kept, Rows, Scratch
 from tlc.passes.backward import Plan
 from tlc.passes.keep import keep_little
 from tlc.passes.memory import place
@@ -102,8 +102,8 @@ def _identifier(text: str) -> str:
 
 
 def _lay_out_state(program: Program, plan: Plan | None) -> None:
-    """State = learned tensors (what the host may read and write), then folded biases, then accumulators (where gradients
-    are summed over samples), and last the optimizer's own memory: velocities, residuals."""
+    """State = learned tensors (what the host may read and write), then folded biases and accumulators (where gradients are
+    summed over samples), and last the optimizer's own memory: velocities, residuals."""
     if plan is None:
         return
     graph = program.graph
@@ -117,8 +117,8 @@ def _lay_out_state(program: Program, plan: Plan | None) -> None:
     program.param_bytes = offset
     for node in graph.nodes:
         if any(name in offsets for name in node.inputs[1:]):
-            program.folded[node.name] = offset
-            offset += 4 * graph[node.output].shape[-1]
+            program.folded[node.name] = None if plan.learning.interleaved else offset
+            offset += 0 if plan.learning.interleaved else 4 * graph[node.output].shape[-1]
     parts: dict[str, dict[str, int]] = {name: {} for name in names}
     if not plan.learning.interleaved:
         for name in names:
@@ -292,6 +292,8 @@ def _add_scratch(program: Program, step: Step, number: int, packed: Mapping[str,
     if call is None:
         return
     size = sum(align(arg.bytes) for arg in call.args if isinstance(arg, Scratch))
+    if program.folded.get(step.node.name, 0) is None:
+        size += sum(align(4 * arg.values.size) for arg in call.args if isinstance(arg, Bias))
     size += sum(align(arg.ahead * packed.get(arg.tensor, 0)) for arg in call.args if isinstance(arg, Rows))
     if size:
         name = scratch_name(step.name)
