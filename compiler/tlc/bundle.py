@@ -149,6 +149,8 @@ class Bundle(_Model):
     model_outputs: tuple[str, ...]
     tail: Tail | None = None
     """Of a U-shaped split: the device's second part; ``inputs`` and ``outputs`` are the first one's."""
+    aux: EdgeTensor | None = None
+    """Of a head at the cut: its output, probabilities in 1/256."""
     learned: tuple[LearnedTensor, ...]
     learning: Learning | None = None
     """Where something learns: how."""

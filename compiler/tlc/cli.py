@@ -205,6 +205,12 @@ def cli() -> None:
     "results stay on the device, which learns with --loss.",
 )
 @click.option(
+    "--aux-head",
+    is_flag=True,
+    help="A small classifier at the cut, on the device: average over space, dense, softmax; fitted to the labels of --calib. With "
+    "--train it learns too, by a loss of its own. For --algorithm adasplit and early-exit, and for `tlc run --exit`.",
+)
+@click.option(
     "--calib",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -278,6 +284,7 @@ def compile_command(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     cut: str,
     tail: str | None,
+    aux_head: bool,
     calib: Path | None,
     out: Path | None,
     train_ram: int | None,
@@ -317,6 +324,7 @@ def compile_command(
         learning,
         train_arithmetic,
         tail,
+        aux_head,
     )
     with progress(as_json) as say:
         compiled = compile_model(options, say)

@@ -119,7 +119,7 @@ def layer_instructions(program: Program, step: Step, board: Board) -> float:
 
 def link_message_bytes(graph: Graph) -> int:
     """The largest tensor that crosses the link: an input, the outputs together, or their float32 gradient."""
-    outputs = sum(graph[name].elements for name in graph.outputs[: 1 if graph.tail else None])
+    outputs = sum(graph[name].elements for name in graph.sent)
     inputs = sum(graph[name].elements for name in graph.inputs if name != graph.tail)
     return max(inputs, 4 * outputs, graph[graph.tail].elements if graph.tail else 0)
 
@@ -141,6 +141,9 @@ def _pointer_bytes(board: Board) -> int:
 def values_bytes(program: Program, standalone: bool) -> int:
     """Floats of a whole model's result for the application's hook; 0 where the arena has room for them, or the host has
     the result. A model with a loss still needs its arena when the result is told."""
+    if program.graph.aux:  # of its head: the cut's result is the host's
+        size = 4 * program.graph[program.graph.aux].elements
+        return size if size > program.arena_bytes else 0
     size = 4 * program.graph[program.result].elements
     if program.tail:  # it learns only from samples whose result is not told
         return size if size > program.arena_bytes else 0
@@ -201,7 +204,7 @@ def estimate(cut: str, program: Program, board: Board, packing: Packing, transpo
     """One cut on one board."""
     promise = certificate(program, board, packing, cut == "none")
     graph = program.graph
-    sent = sum(graph[name].elements for name in graph.outputs[: 1 if graph.tail else None]) + LINK_OVERHEAD
+    sent = sum(graph[name].elements for name in graph.sent) + LINK_OVERHEAD
     work = instructions(program, board, packing)
     seconds = work / board.cpu.clock_hz + sent / board.link.bytes_per_second(transport)
     return Estimate(

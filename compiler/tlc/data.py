@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlc.errors import DataError
 
-__all__ = ["InputSpec", "Samples", "count_samples", "load_arrays", "samples_for"]
+__all__ = ["InputSpec", "Samples", "count_samples", "has_labels", "load_arrays", "samples_for"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ def samples_for(path: Path, specs: Sequence[InputSpec], *, part: str = "train", 
     inputs = {spec.name: _fit(path, spec, *found[spec.name]) for spec in specs}
     count = count_samples(path, inputs)
     return Samples(inputs, _labels(path, arrays, found[specs[0].name][0], part, count) if labelled else None)
+
+
+def has_labels(path: Path) -> bool:
+    """Whether a file holds labels, for whichever of its parts."""
+    return bool({"y", "y_train", "y_test"} & load_arrays(path).keys())
 
 
 def count_samples(path: Path, inputs: Mapping[str, NDArray[Any]]) -> int:

@@ -156,6 +156,8 @@ class Graph:
     tail: str = ""
     """Of a U-shaped device segment: the input, the last one, with which its second part begins; that part's output is the
     last one."""
+    aux: str = ""
+    """Of a device segment with a head at the cut: that head's output, the last one, which classifies the first."""
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -180,6 +182,16 @@ class Graph:
         while f"{stem}_{number}" in taken:
             number += 1
         return f"{stem}_{number}"
+
+    @property
+    def sent(self) -> list[str]:
+        """The outputs of which the host is told after the (first) forward pass."""
+        return self.outputs[: 1 if self.tail or self.aux else None]
+
+    @property
+    def judged(self) -> str:
+        """The output that a loss on the device is taken of."""
+        return self.aux or self.outputs[0]
 
     def producer(self, name: str) -> Node | None:
         """The node that computes a tensor; None for inputs and constants."""
@@ -226,6 +238,7 @@ class Graph:
             list(self.inputs),
             list(self.outputs),
             self.tail,
+            self.aux,
         )
 
     def segments(self) -> tuple[Graph, Graph]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tlc import boards
@@ -26,15 +27,16 @@ from tlc.cost import (
     link_message_bytes,
     values_bytes,
 )
-from tlc.data import InputSpec, Samples, samples_for
+from tlc.data import InputSpec, Samples, has_labels, samples_for
 from tlc.errors import DataError, FitError, ModelError, UnsupportedOperator, UsageError
 from tlc.extras import require
 from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
-from tlc.graph import Graph, Node, Tensor
+from tlc.graph import Graph, Node, Quant, Tensor
 from tlc.learn.sensitivity import fisher_channels
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
+from tlc.passes.aux_head import with_aux_head
 from tlc.passes.backward import Selection, differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples, through_host
 from tlc.passes.canonicalize import canonicalize
@@ -45,9 +47,13 @@ from tlc.passes.select import ROLES, learnable, parse_spec
 from tlc.passes.select_auto import Budget, Selector, Training
 from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split, with_tail
 from tlc.program import Program, learned_scale, rows_shape
+from tlc.reference import run_int8
+from tlc.reference_float import run_float
 
 __all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
 
+MAX_SAMPLES = 4096
+"""Of those that the head at the cut is fitted to."""
 CHOSEN = ("auto", "random")
 """Forms of ``--train`` that choose by cost."""
 
@@ -78,6 +84,8 @@ class Options:
     """``auto``: in float32 where the board's core has an FPU, else in integers."""
     tail: str | None = None
     """Of a U-shaped split: the tensor with which the device goes on behind the host's part."""
+    aux_head: bool = False
+    """A classifier at the cut, on the device."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     say: Progress = progress or (lambda what, done, total: None)
     board = boards.load(options.board)
     transport = board.check_transport(options.transport)
-    options = _with_arithmetic(options, board)
+    options = _with_arithmetic(_with_own_loss(options), board)
     _check_training(options)
     say("reading the model", 0, 1)
     source = read_model(options.model, options.shapes)
@@ -148,6 +156,8 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
 
     samples = _samples(graph, options, warnings)
     device = _to_integers(device_float, samples, options, say, warnings, host_bytes)
+    if options.aux_head:
+        device = _with_aux_head(device, device_float, graph, samples, options, say, warnings)
     say("packing", 0, 1)
     learned, training = _selection(graph, device, board, cut, samples, options, say)
     program, packing = _program(device, board, options.pack, learned, options.learning)
@@ -165,10 +175,11 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         cut=cut.file_name,
         seed=options.seed,
         inputs=tuple(_edge(device[name]) for name in device.inputs if name != device.tail),
-        outputs=tuple(_edge(device[name]) for name in device.outputs[: 1 if device.tail else None]),
+        outputs=tuple(_edge(device[name]) for name in device.sent),
         tail=Tail(input=_edge(device[device.tail]), output=_edge(device[device.outputs[-1]])) if device.tail else None,
         model_inputs=tuple(_file_name(graph[name]) for name in graph.inputs),
         model_outputs=tuple(_file_name(graph[name]) for name in graph.outputs),
+        aux=_edge(device[device.aux]) if device.aux else None,
         learned=_learned(program),
         learning=options.learning if program.learned else None,
         layers=tuple(call.comment.split(":")[0] for call in emission.forward),
@@ -328,7 +339,8 @@ def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
 def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | None:
     if options.calib is not None:
         specs = [InputSpec(*_file_edge(graph[name])) for name in graph.inputs]
-        return samples_for(options.calib, specs, labelled=options.train == "auto")
+        labelled = options.train == "auto" or (options.aux_head and has_labels(options.calib))
+        return samples_for(options.calib, specs, labelled=labelled)
     if not _is_integer(graph):
         warnings.append(
             "no --calib: activation ranges come from random inputs uniform on [0, 1), so expect a loss of accuracy; "
@@ -341,7 +353,7 @@ def _to_integers(
     device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str], host: bytes | None
 ) -> Graph:
     if _is_integer(device):
-        if options.calib is not None and options.train != "auto":
+        if options.calib is not None and options.train != "auto" and not options.aux_head:
             warnings.append("--calib is not used: the model is quantized already")
         return device
     head, tail = device.segments() if device.tail else (device, None)
@@ -382,6 +394,13 @@ def _check_training(options: Options) -> None:
         )
 
 
+def _with_own_loss(options: Options) -> Options:
+    """A head at the cut that learns has a loss."""
+    if not options.aux_head or options.train == "none" or options.learning.loss != "none":
+        return options
+    return dataclasses.replace(options, learning=dataclasses.replace(options.learning, loss="softmax-ce"))
+
+
 def _with_arithmetic(options: Options, board: Board) -> Options:
     """With the arithmetic of the training settled."""
     learning, asked = options.learning, options.train_arithmetic
@@ -392,7 +411,16 @@ def _with_arithmetic(options: Options, board: Board) -> Options:
 
 def _check_loss(cut: Cut, options: Options) -> None:
     if cut.tail is not None:
+        if options.aux_head:
+            raise UsageError(
+                "the device's second part ends the network: there is no use for a head at the cut",
+                where=f"--tail {options.tail} --aux-head",
+                remedy="leave one of them out",
+            )
         _check_tail(options)
+        return
+    if options.aux_head:
+        _check_aux_head(cut, options)
         return
     if options.learning.loss == "none":
         return
@@ -406,6 +434,72 @@ def _check_loss(cut: Cut, options: Options) -> None:
             where=f"--loss {options.learning.loss}",
             remedy="add --cut none, or leave the loss to the host",
         )
+
+
+def _check_aux_head(cut: Cut, options: Options) -> None:
+    where = "--aux-head"
+    if cut.tensor is None:
+        raise UsageError(
+            "the whole network is on the device: there is no cut for a head to be at",
+            where=where,
+            remedy="add --cut TENSOR (tlc plan lists them), or leave --aux-head out",
+        )
+    if options.learning.loss == "mse":
+        raise UsageError(
+            "the head's loss is softmax cross-entropy", where=f"{where} --loss mse", remedy="leave --loss out"
+        )
+    if options.train in CHOSEN or options.train_ram is not None or options.train_macs is not None:
+        raise UsageError(
+            "what learns beside a head is not chosen by cost",
+            where=where,
+            remedy="name what learns: --train full, or --train last for the head alone",
+        )
+
+
+def _with_aux_head(
+    device: Graph,
+    device_float: Graph,
+    graph: Graph,
+    samples: Samples | None,
+    options: Options,
+    say: Progress,
+    warnings: list[str],
+) -> Graph:
+    """The device segment with its head, fitted to labelled samples."""
+    say("fitting the head", 0, 1)
+    output = graph[graph.outputs[0]]
+    if len(graph.outputs) != 1 or output.elements < 2 or output.elements != output.shape[-1]:
+        raise UsageError(
+            f"the head classifies as the network does, but the network's outputs are {', '.join(graph.outputs)} and the first "
+            f"has shape {output.shape}",
+            where="--aux-head",
+            remedy="take a model with one output, a value for each class",
+        )
+    classes = output.elements
+    arrays = fallback_samples(device, options.seed) if samples is None else _input_arrays(device, samples)
+    arrays = {name: values[:MAX_SAMPLES] for name, values in arrays.items()}
+    if _is_integer(device_float):
+        q = {name: _quant(device[name]).quantize(np.asarray(values)) for name, values in arrays.items()}
+        z = _quant(device[device.outputs[0]]).dequantize(run_int8(device, q)[device.outputs[0]])
+    else:
+        z = run_float(device_float, arrays)[device.outputs[0]]
+    labels = None if samples is None or samples.labels is None else samples.labels[:MAX_SAMPLES]
+    if labels is None:
+        warnings.append(
+            "no labels: the head at the cut begins with random weights; give labelled samples with --calib FILE.npz (x and y)"
+        )
+    elif labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"holds labels from {labels.min()} to {labels.max()}, but the network has {classes} classes",
+            where=str(options.calib),
+            remedy="number the classes from 0",
+        )
+    return with_aux_head(device, z, labels, classes, _file_edge(output)[1], options.seed)
+
+
+def _quant(tensor: Tensor) -> Quant:
+    assert tensor.quant is not None
+    return tensor.quant
 
 
 def _check_tail(options: Options) -> None:

@@ -88,6 +88,8 @@ class Program:
     """Where something learns: the activation whose gradient the backward pass begins with."""
     tail: TailPart | None = None
     """Where the graph has a second part: how it lies in the passes. Then the top is the first part's."""
+    aux_top: str = ""
+    """Where the graph has a head at the cut: the activation whose gradient the loss gives, beside the top, the cut."""
     folded: dict[str, int | None] = field(default_factory=dict)
     """Per node of which something learns: where in the state its biases lie as kernels read them (bytes). None, where updates
     are interleaved: they are made anew when the layer runs, in its scratch, since after each sample they would be."""
@@ -108,7 +110,7 @@ class Program:
     @property
     def loss_top(self) -> str:
         """The activation whose gradient the loss gives."""
-        return self.tail.top if self.tail else self.top
+        return self.tail.top if self.tail else self.aux_top or self.top
 
     @property
     def result(self) -> str:

@@ -108,18 +108,22 @@ class ReferenceTrainer:
         Args:
             gradient: float32, d loss / d the reals of the plan's top, of its shape.
         """
+        self._backward(gradient)
+
+    def _backward(self, gradient: Float, own: Float | None = None) -> None:
+        """The same; of a segment with a head at the cut also from the gradient that the head's loss gives, None: zeros."""
         plan = self.plan
         assert self._values, "backward comes after forward"
         if plan.tail:
             plan = replace(plan, order=plan.order[len(plan.tail.order) :])
-        self._go_back(plan, gradient)
+        self._go_back(plan, gradient, own)
         self._values = {}
         self.samples += 1
 
-    def _go_back(self, plan: Plan, gradient: Float) -> dict[str, Float]:
+    def _go_back(self, plan: Plan, gradient: Float, own: Float | None = None) -> dict[str, Float]:
         """Through a plan's nodes; the gradients of activations that are left."""
-        values, graph, top = self._values, self.graph, plan.top
-        gradients: dict[str, Float] = {top: np.array(gradient, np.float32).reshape(graph[top].shape)}
+        values, graph = self._values, self.graph
+        gradients = self._tops(plan, gradient, own)
         for node, wanted in plan.order:
             dy = gradients.pop(node.output)
             sums: dict[int, Float] = {}
@@ -133,17 +137,29 @@ class ReferenceTrainer:
             REGISTRY[node.op].gradient(graph, node, inputs, values[node.output], dy, sums)
         return gradients
 
-    def learn(self, target: Target) -> Verdict:
+    def _tops(self, plan: Plan, gradient: Float, own: Float | None) -> dict[str, Float]:
+        """The gradients that a backward pass begins with."""
+        given = {plan.top: gradient}
+        if plan.aux_top:
+            given[plan.aux_top] = np.zeros(self.graph[plan.aux_top].shape, np.float32) if own is None else own
+        return {name: np.array(value, np.float32).reshape(self.graph[name].shape) for name, value in given.items()}
+
+    def learn(self, target: Target, gradient: Float | None = None) -> Verdict:
         """:meth:`backward` with the gradient of the plan's loss.
 
         Args:
             target: a class; or, of a mean squared error, values of the output's shape.
+            gradient: of a segment with a head at the cut: what is handed in there beside; None: zeros.
 
         Raises:
             DataError: no such class.
         """
-        gradient, verdict = loss_gradient(self.graph, self.plan.learning.loss, self._values[self.plan.top], target)
-        self.backward(gradient)
+        top = self.plan.aux_top or self.plan.top
+        own, verdict = loss_gradient(self.graph, self.plan.learning.loss, self._values[top], target)
+        if not self.plan.aux_top:
+            self.backward(own)
+        else:
+            self._backward(np.zeros(self.graph[self.plan.top].shape, np.float32) if gradient is None else gradient, own)
         return verdict
 
     def update(

@@ -36,13 +36,12 @@ class ReferenceTrainerInt(ReferenceTrainer):
         self._totals: dict[str, Fixed] = {}
         self._clear()
 
-    def backward(self, gradient: Float) -> None:
-        """As :meth:`ReferenceTrainer.backward`, from the float32 values' bits."""
+    def _backward(self, gradient: Float, own: Float | None = None) -> None:
+        """As of :class:`ReferenceTrainer`, from the float32 values' bits."""
         values, graph = self._values, self.graph
         assert values, "backward comes after forward"
-        top = self.plan.top
-        taken = take_gradient(np.array(gradient, np.float32).reshape(graph[top].shape))
-        gradients: dict[str, Fixed] = {top: taken}
+        tops = self._tops(self.plan, gradient, own)
+        gradients: dict[str, Fixed] = {name: take_gradient(value) for name, value in tops.items()}
         for node, wanted in self.plan.order:
             dy = gradients.pop(node.output)
             sums: dict[int, Fixed] = {}

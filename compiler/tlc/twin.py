@@ -167,11 +167,28 @@ class Twin:
         told = ctypes.byref(step) if step is not None else None
         self._check(self._c.tlc_twin_backward(self._memory, _pointer(gradient), told))
 
-    def learn(self, target: int | NDArray[np.float32], step: OptimizerStep | None = None) -> tuple[float, int]:
+    def head(self) -> NDArray[np.int8]:
+        """What the head at the cut says of the sample of the last :meth:`forward`, (1, ...): probabilities in 1/256 - 128.
+
+        Raises:
+            DeviceError: there is no head.
+        """
+        ends = self.bundle.aux
+        out = np.empty(ends.shape if ends else (1,), np.int8)
+        self._check(self._c.tlc_twin_head(self._memory, _pointer(out)))
+        return out
+
+    def learn(
+        self,
+        target: int | NDArray[np.float32],
+        step: OptimizerStep | None = None,
+        gradient: NDArray[np.float32] | None = None,
+    ) -> tuple[float, int]:
         """:meth:`backward` with the gradient of the device's own loss.
 
         Args:
             target: a class; or, of a mean squared error, values of the output's shape.
+            gradient: float32, of a device with a head at the cut: what comes to the loss's gradient there.
             step: where updates are interleaved, what they are told.
 
         Returns:
@@ -181,12 +198,15 @@ class Twin:
             DeviceError: no such class, or the device has no loss.
         """
         values = np.ascontiguousarray(target, np.float32) if isinstance(target, np.ndarray) else None
+        whole = np.ascontiguousarray(gradient, np.float32) if gradient is not None else None
+        assert whole is None or whole.size == self._c.tlc_twin_gradient_elements(), "a gradient of another shape"
         loss, predicted = ctypes.c_float(), ctypes.c_uint32()
         self._check(
             self._c.tlc_twin_learn(
                 self._memory,
                 ctypes.c_uint32(0 if values is not None else int(target)),
                 _pointer(values) if values is not None else None,
+                _pointer(whole) if whole is not None else None,
                 ctypes.byref(step) if step is not None else None,
                 ctypes.byref(loss),
                 ctypes.byref(predicted),

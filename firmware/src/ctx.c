@@ -84,6 +84,11 @@ static bool is_finite(float value) { /* neither NaN nor infinite: the exponent i
     return (bits & 0x7F800000u) != 0x7F800000u;
 }
 
+void tlc_clear_gradient(tlc_ctx_t *ctx, const tlc_tensor_t *gradient) {
+    const uint32_t elements = gradient->elements;
+    memset(ctx->arena + gradient->offset, 0, gradient->dtype == TLC_S16 ? TLC_GRAD_BYTES(elements) : 4u * elements);
+}
+
 uint32_t tlc_gradient_room(const tlc_model_t *model) {
     const uint32_t elements = model->gradient->elements;
     return model->gradient->dtype == TLC_S16 ? (uint32_t)TLC_GRAD_BYTES(elements) : 4u * elements;

@@ -13,7 +13,8 @@
 #define RESULT_MAX_BYTES 4096u  /* of float values that it takes */
 #define OWN_REQUEST 0x80000000u /* set in the request numbers that the device chooses */
 #define READS_PER_POLL 16
-#define LONG_MS 1000u /* work that may take so long is announced to the host */
+#define LONG_MS 1000u    /* work that may take so long is announced to the host */
+#define TLC_NO_EXIT 256u /* no probability is above it */
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
@@ -128,6 +129,7 @@ void tlc_device_defaults(tlc_device_config_t *config) {
     config->peer_window = 8;
     config->board = "";
     config->max_saturated = 25;
+    config->exit_bound = TLC_NO_EXIT;
 }
 
 static void on_layer(void *arg, uint16_t layer) {
@@ -150,7 +152,7 @@ static uint32_t total_outputs(const tlc_model_t *model) {
     for (uint32_t i = 0; i < model->output_count; i++) {
         count += model->outputs[i].elements;
     }
-    return count;
+    return model->aux ? max_u32(count, model->aux->output->elements) : count;
 }
 
 /* Room for `count` floats: the caller's, or the arena. NULL: neither. */
@@ -272,6 +274,7 @@ static bool say_hello(tlc_device_t *device) {
     capabilities |= config->standalone ? (uint32_t)TLC_STANDALONE : 0u;
     capabilities |= device->journal.storage ? (uint32_t)TLC_CAN_SAVE : 0u;
     capabilities |= model->loss && !model->tail ? (uint32_t)TLC_CAN_JUDGE : 0u;
+    capabilities |= model->aux ? (uint32_t)TLC_CAN_EXIT : 0u;
     capabilities |= model->tail ? (uint32_t)TLC_CAN_TAIL : 0u;
     capabilities |= model->backward && !model->update ? (uint32_t)TLC_AT_ONCE : 0u;
     tlc_put_u32(message + TLC_HELLO_CAPABILITIES, capabilities);
@@ -339,6 +342,8 @@ static void say_stats(tlc_device_t *device) {
     tlc_put_u32(message + TLC_STATS_SAMPLES, device->ctx.samples);
     tlc_put_u32(message + TLC_STATS_FORWARDS, device->forwards);
     tlc_put_u32(message + TLC_STATS_BACKWARDS, device->backwards);
+    tlc_put_u32(message + TLC_STATS_SAMPLED, device->sample_count);
+    tlc_put_u32(message + TLC_STATS_EXITED, device->exits);
     const tlc_link_counters_t *c = &device->link.counters;
     const uint32_t counters[9] = {c->frames_in, c->frames_out, c->bytes_in, c->bytes_out, c->bad,
                                   c->repeated,  c->refused,    c->resent,   c->sessions};
@@ -370,6 +375,9 @@ static void queue_outputs(tlc_device_t *device, uint8_t flags) {
 /* Queues as many SMASHED messages as there is room for. */
 static bool send_outputs(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
+    const bool exits = (device->output_flags & TLC_SMASHED_EXIT) != 0;
+    const tlc_tensor_t *const outputs = exits ? model->aux->output : model->outputs;
+    const uint8_t output_count = exits ? 1u : model->output_count;
     uint8_t *copy = device->config.output;
     if (device->output_session != tlc_link_session(&device->link)) {
         device->outputs_due = false;
@@ -380,25 +388,25 @@ static bool send_outputs(tlc_device_t *device) {
             return false; /* the outputs before these are still on their way */
         }
         uint32_t at = 0;
-        for (uint32_t i = 0; i < model->output_count; i++) {
-            memcpy(copy + at, device->config.arena + model->outputs[i].offset, model->outputs[i].elements);
-            at += model->outputs[i].elements;
+        for (uint32_t i = 0; i < output_count; i++) {
+            memcpy(copy + at, device->config.arena + outputs[i].offset, outputs[i].elements);
+            at += outputs[i].elements;
         }
         device->outputs_copied = true;
         device->output_in_use = true;
     }
     uint32_t at = 0;
     for (uint32_t i = 0; i < device->output_next; i++) {
-        at += model->outputs[i].elements;
+        at += outputs[i].elements;
     }
     bool sent = false;
-    while (device->output_next < model->output_count && tlc_link_room(&device->link)) {
-        const tlc_tensor_t *tensor = &model->outputs[device->output_next];
+    while (device->output_next < output_count && tlc_link_room(&device->link)) {
+        const tlc_tensor_t *tensor = &outputs[device->output_next];
         uint8_t message[TLC_SMASHED_BYTES];
         memset(message, 0, sizeof message);
         tlc_common_put(message, &device->forward);
         message[TLC_SMASHED_INDEX] = device->output_next;
-        message[TLC_SMASHED_COUNT] = model->output_count;
+        message[TLC_SMASHED_COUNT] = output_count;
         message[TLC_SMASHED_FLAGS] = device->output_flags;
         tlc_put_u64(message + TLC_SMASHED_TICKS, device->forward_ticks);
         const uint8_t *from = copy ? copy + at : device->config.arena + tensor->offset;
@@ -410,10 +418,11 @@ static bool send_outputs(tlc_device_t *device) {
         device->output_next++;
         sent = true;
     }
-    device->outputs_due = device->output_next < model->output_count;
+    device->outputs_due = device->output_next < output_count;
     return sent;
 }
 
+static const char NO_HEAD[] = "this model has no head at the cut: compile it with --aux-head";
 static const char FROZEN[] = "this model is frozen";
 static const char UPDATES_AT_ONCE[] = "this model updates while it goes back: send TRAIN with a step";
 static const char NO_SUCH_PASS[] = "the gradient of a forward pass that the arena does not hold";
@@ -421,18 +430,35 @@ static const char NOT_FINITE[] = "the gradient is not finite";
 static const char BAD_GRADIENT[] = "the gradient is not finite, or its norm is above the bound";
 static const char AT_THE_END[] = "too many weights reach the end of their range";
 
+/* Whether the head at the cut is surer of the pass in the arena than `bound` / 256. */
+static bool is_sure(const tlc_device_t *device, uint32_t bound) {
+    const tlc_aux_t *aux = device->config.model->aux;
+    if (!aux) {
+        return false;
+    }
+    const int8_t *q = (const int8_t *)(device->config.arena + aux->output->offset);
+    int32_t most = INT8_MIN;
+    for (uint32_t i = 0; i < aux->output->elements; i++) {
+        most = q[i] > most ? q[i] : most;
+    }
+    return bound == 0 || (uint32_t)(most - aux->output->zero_point) > bound;
+}
+
 /* A forward pass that the host asked for, with its inputs in their place. */
 static void run_for_host(tlc_device_t *device) {
     const tlc_link_message_t *held = &device->held;
+    const uint8_t flags = held->header[TLC_FORWARD_FLAGS];
     device->forward = tlc_common_get(held->header);
-    device->keep = (held->header[TLC_FORWARD_FLAGS] & TLC_FORWARD_KEEP) != 0;
+    device->keep = (flags & TLC_FORWARD_KEEP) != 0;
     const tlc_status_t status = run(device);
     if (status != TLC_OK) {
         say_error(device, status, "the forward pass failed");
         return;
     }
+    const bool exits = (flags & TLC_FORWARD_EXIT) && is_sure(device, tlc_get_u16(held->header + TLC_FORWARD_BOUND));
+    device->forward_flags = exits ? (uint8_t)TLC_SMASHED_EXIT : 0u;
     if (held->session == tlc_link_session(&device->link)) {
-        queue_outputs(device, 0);
+        queue_outputs(device, device->forward_flags);
     }
 }
 
@@ -449,7 +475,7 @@ static bool ask_hook(tlc_device_t *device, tlc_sample_t *sample) {
 static void take_own(tlc_device_t *device) {
     const uint32_t request = tlc_common_get(device->held.header).request;
     if (device->has_own && device->ctx.has_forward == TLC_HAS_HEAD && request == device->forward.request) {
-        queue_outputs(device, 0);
+        queue_outputs(device, device->forward_flags);
         return;
     }
     if (!device->config.sample) {
@@ -477,6 +503,10 @@ static void take_forward(tlc_device_t *device) {
     tlc_link_message_t *held = &device->held;
     const uint8_t index = held->header[TLC_FORWARD_INDEX];
     const uint8_t flags = held->header[TLC_FORWARD_FLAGS];
+    if ((flags & TLC_FORWARD_EXIT) && !model->aux) {
+        say_error(device, TLC_ERR_STATE, NO_HEAD);
+        return;
+    }
     if (flags & TLC_FORWARD_OWN) {
         take_own(device);
         return;
@@ -555,6 +585,9 @@ static void take_backward(tlc_device_t *device) {
     if (status != TLC_OK) {
         say_error(device, status, status == TLC_ERR_NUMERIC ? NOT_FINITE : "no gradient of this size and type");
         return;
+    }
+    if (model->aux) { /* nothing from its head */
+        tlc_clear_gradient(&device->ctx, model->aux->gradient);
     }
     const char *how;
     status = go_back(device, NULL, &how);
@@ -744,18 +777,34 @@ static const char *load_lesson(tlc_device_t *device, tlc_status_t *status) {
     const tlc_link_message_t *held = &device->held;
     const uint8_t *const value = held->header + TLC_TRAIN_VALUE;
     const uint8_t kind = held->header[TLC_TRAIN_KIND];
-    if (kind == TLC_TRAIN_F32 || kind == TLC_TRAIN_S8) {
+    const bool both = kind == TLC_TRAIN_BOTH_F32 || kind == TLC_TRAIN_BOTH_S8;
+    if (both && !model->aux) {
+        *status = TLC_ERR_STATE;
+        return NO_HEAD;
+    }
+    if (kind == TLC_TRAIN_F32 || kind == TLC_TRAIN_S8 || both) {
         *status = TLC_ERR_SIZE;
         if (!held->payload) {
             return "no gradient of this size";
         }
-        *status = tlc_load_gradient(&device->ctx, kind == TLC_TRAIN_F32 ? TLC_F32 : TLC_S8, tlc_get_f32(value),
-                                    held->payload, held->payload_bytes);
+        const bool floats = kind == TLC_TRAIN_F32 || kind == TLC_TRAIN_BOTH_F32;
+        *status = tlc_load_gradient(&device->ctx, floats ? TLC_F32 : TLC_S8, tlc_get_f32(value), held->payload,
+                                    held->payload_bytes);
         device->verdict = (tlc_verdict_t){.loss = 0.0f, .predicted = 0};
-        return *status == TLC_OK ? NULL : *status == TLC_ERR_NUMERIC ? NOT_FINITE : "no gradient of this size and type";
+        if (*status != TLC_OK) {
+            return *status == TLC_ERR_NUMERIC ? NOT_FINITE : "no gradient of this size and type";
+        }
+        if (!both) {
+            if (model->aux) {
+                tlc_clear_gradient(&device->ctx, model->aux->gradient);
+            }
+            return NULL;
+        }
+    } else if (model->aux) { /* nothing from the host */
+        tlc_clear_gradient(&device->ctx, model->gradient);
     }
     *status = TLC_ERR_ARG;
-    if (kind != TLC_TRAIN_LABEL && kind != TLC_TRAIN_VALUES) {
+    if (kind != TLC_TRAIN_LABEL && kind != TLC_TRAIN_VALUES && !both) {
         return "no such kind of lesson";
     }
     if (!model->loss || model->tail) {
@@ -763,7 +812,8 @@ static const char *load_lesson(tlc_device_t *device, tlc_status_t *status) {
         return model->tail ? "the loss is behind the host's part: send TAIL"
                            : "this model has no loss of its own: compile it with --loss";
     }
-    tlc_target_t target = {.label = tlc_get_u32(value), .values = NULL};
+    const uint8_t *const beside = held->header + TLC_TRAIN_CLASS;
+    tlc_target_t target = {.label = both ? tlc_get_u16(beside) : tlc_get_u32(value), .values = NULL};
     if (kind == TLC_TRAIN_VALUES) {
         if (!held->payload || held->payload_bytes != 4u * model->outputs[0].elements) {
             *status = TLC_ERR_SIZE;
@@ -1103,6 +1153,15 @@ static void take_result(tlc_device_t *device) {
     }
 }
 
+static void take_exit(tlc_device_t *device) {
+    if (!device->config.model->aux) {
+        say_error(device, TLC_ERR_STATE, NO_HEAD);
+        return;
+    }
+    device->config.exit_bound = tlc_get_u16(device->held.header + TLC_EXIT_BOUND);
+    say_done(device, 0, 0);
+}
+
 static void take_reset_state(tlc_device_t *device) {
     tlc_status_t status = TLC_OK;
     if (device->journal.storage) {
@@ -1165,6 +1224,9 @@ static void handle(tlc_device_t *device) {
         break;
     case TLC_MSG_TAIL:
         take_tail(device);
+        break;
+    case TLC_MSG_EXIT:
+        take_exit(device);
         break;
     case TLC_MSG_GET_PARAMS:
         take_get_params(device);
@@ -1265,6 +1327,7 @@ static void learn_alone(tlc_device_t *device, const tlc_target_t *target) {
 
 static bool take_sample(tlc_device_t *device) {
     const tlc_device_config_t *config = &device->config;
+    const tlc_model_t *model = config->model;
     if (!config->sample || config->model->tail || device->holding || device->outputs_due || device->keep ||
         device->params_at < config->model->param_bytes || tlc_link_payloads(&device->link)) {
         return false;
@@ -1306,6 +1369,11 @@ static bool take_sample(tlc_device_t *device) {
     }
     device->sample_count++;
     memset(&device->forward, 0, sizeof device->forward);
+    if (is_sure(device, config->exit_bound)) {
+        device->exits++;
+        local_result(device, model->aux->output);
+        return true;
+    }
     device->forward.request = OWN_REQUEST | device->sample_count;
     device->sample_request = device->forward.request;
     device->sample_ms = now_ms(device);

@@ -23,6 +23,7 @@ __all__ = [
     "DoneFlag",
     "Dtype",
     "Error",
+    "Exit",
     "Forward",
     "ForwardFlag",
     "GetParams",
@@ -74,6 +75,7 @@ class Capability(IntFlag):
     JUDGE = 32
     AT_ONCE = 64
     TAIL = 128
+    EXIT = 256
 
 
 class ResetReason(IntEnum):
@@ -111,17 +113,20 @@ class Dtype(IntEnum):
 
 
 class ForwardFlag(IntFlag):
-    """RUN: the last input. KEEP: a BACKWARD will follow. OWN: no tensor follows, the device takes a sample of its own."""
+    """RUN: the last input. KEEP: a BACKWARD will follow. OWN: no tensor follows, the device takes a sample of its own. EXIT:
+    where the head at the cut is surer than the bound, its output is the answer."""
 
     RUN = 1
     KEEP = 2
     OWN = 4
+    EXIT = 8
 
 
 class SmashedFlag(IntFlag):
-    """SAMPLE: of the device's own sample."""
+    """SAMPLE: of the device's own sample. EXIT: the output of the head at the cut."""
 
     SAMPLE = 1
+    EXIT = 2
 
 
 class DoneFlag(IntFlag):
@@ -139,12 +144,15 @@ class StepFlag(IntFlag):
 
 
 class TrainKind(IntEnum):
-    """What a TRAIN brings: a gradient of one of two types, a class, or the values that the output should have had."""
+    """What a TRAIN brings: a gradient of one of two types, a class, or the values that the output should have had; BOTH: to a
+    head at the cut a class and a gradient."""
 
     F32 = 0
     S8 = 1
     LABEL = 2
     VALUES = 3
+    BOTH_F32 = 4
+    BOTH_S8 = 5
 
 
 class TailKind(IntEnum):
@@ -272,16 +280,17 @@ class Refuse(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forward(Message):
-    """Host: an input tensor (elements,) int8; with RUN answered by SMASHED."""
+    """Host: an input tensor (elements,) int8; with RUN answered by SMASHED. ``bound``, of EXIT: how sure, in 1/256."""
 
     TYPE = 0x20
     STREAM = Stream.BULK
-    FIXED = struct.Struct("<BBxx")
-    FIELDS = ("index", "flags")
+    FIXED = struct.Struct("<BBH")
+    FIELDS = ("index", "flags", "bound")
     TAIL = "tensor"
 
     index: int = 0
     flags: int = ForwardFlag.RUN
+    bound: int = 0
     tensor: bytes = b""
 
 
@@ -403,7 +412,7 @@ class Stats(Message):
 
     TYPE = 0x29
     STREAM = Stream.BULK
-    FIXED = struct.Struct("<3Q17I")
+    FIXED = struct.Struct("<3Q19I")
     FIELDS = (
         "forward_ticks",
         "backward_ticks",
@@ -425,6 +434,8 @@ class Stats(Message):
         "refused",
         "resent",
         "sessions",
+        "sampled",
+        "exited",
     )
 
     forward_ticks: int = 0
@@ -447,6 +458,8 @@ class Stats(Message):
     refused: int = 0
     resent: int = 0
     sessions: int = 0
+    sampled: int = 0
+    exited: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -568,16 +581,18 @@ class Journal(Message):
 class Train(Message):
     """Host: go back from the FORWARD with request number ``forward``; with APPLY take step number ``step`` at once.
 
-    ``value`` is the class of a LABEL, or the float32 scale of an int8 gradient (:meth:`scaled`). Answered by TRAINED.
+    ``value`` is the class of a LABEL, or the float32 scale of an int8 gradient (:meth:`scaled`); ``label`` the class that goes with
+    the gradient of a BOTH. Answered by TRAINED.
     """
 
     TYPE = 0x32
     STREAM = Stream.BULK
-    FIXED = struct.Struct("<IBBxxIfI4f")
+    FIXED = struct.Struct("<IBBHIfI4f")
     FIELDS = (
         "forward",
         "kind",
         "flags",
+        "label",
         "value",
         "learning_rate",
         "seed",
@@ -591,6 +606,7 @@ class Train(Message):
     forward: int = 0
     kind: int = TrainKind.LABEL
     flags: int = 0
+    label: int = 0
     value: int = 0
     learning_rate: float = 0.0
     seed: int = 0
@@ -653,6 +669,18 @@ class Gradient(Message):
     gradient: bytes = b""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exit(Message):
+    """Host: of its own samples the device is to answer those itself of which the head at the cut is surer than ``bound``
+    / 256; 0: all. Answered by DONE."""
+
+    TYPE = 0x36
+    FIXED = struct.Struct("<Hxx")
+    FIELDS = ("bound",)
+
+    bound: int = 256
+
+
 M = TypeVar("M", bound=Message)
 
 MESSAGES: dict[int, type[Message]] = {
@@ -683,6 +711,7 @@ MESSAGES: dict[int, type[Message]] = {
         Trained,
         Tail,
         Gradient,
+        Exit,
     )
 }
 

@@ -130,7 +130,13 @@ def messages() -> list[dict[str, Any]]:
         ),
         (0x11, "Welcome", {"token": 7, "bundle_hash": digest}, struct.pack("<I", 7) + digest),
         (0x12, "Refuse", {"reason": 6, "bundle_hash": digest}, bytes([6, 0, 0, 0]) + digest),
-        (0x20, "Forward", {"index": 1, "flags": 3, "tensor": b"\x80\x00\x7f"}, bytes([1, 3, 0, 0, 0x80, 0, 0x7F])),
+        (
+            0x20,
+            "Forward",
+            {"index": 1, "flags": 11, "bound": 0x0102, "tensor": b"\x80\x00\x7f"},
+            bytes([1, 11, 2, 1, 0x80, 0, 0x7F]),
+        ),
+        (0x36, "Exit", {"bound": 0x0100}, bytes([0, 1, 0, 0])),
         (
             0x21,
             "Smashed",
@@ -184,8 +190,9 @@ def messages() -> list[dict[str, Any]]:
             "Train",
             {
                 "forward": 40,
-                "kind": 3,
+                "kind": 5,
                 "flags": 2,
+                "label": 0x0809,
                 "value": 7,
                 "learning_rate": 0.125,
                 "seed": 99,
@@ -195,7 +202,7 @@ def messages() -> list[dict[str, Any]]:
                 "clip": 4.0,
                 "data": b"abcd",
             },
-            struct.pack("<IBBHIfI4f", 40, 3, 2, 0, 7, 0.125, 99, 2.5, 0.5, 0.25, 4.0) + b"abcd",
+            struct.pack("<IBBHIfI4f", 40, 5, 2, 0x0809, 7, 0.125, 99, 2.5, 0.5, 0.25, 4.0) + b"abcd",
         ),
         (
             0x33,
@@ -263,9 +270,11 @@ def messages() -> list[dict[str, Any]]:
             ]
         ),
         "sessions",
+        "sampled",
+        "exited",
     ]
-    values = dict(zip(stats, range(100, 120), strict=True))
-    cases.append((0x29, "Stats", values, struct.pack("<3Q17I", *values.values())))
+    values = dict(zip(stats, range(100, 122), strict=True))
+    cases.append((0x29, "Stats", values, struct.pack("<3Q19I", *values.values())))
     header_bytes = {
         "Hello": 96,
         "Test": 20,

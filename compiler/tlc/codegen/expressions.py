@@ -136,7 +136,7 @@ class Emitter:
         out = self._call(step, f"the loss, from '{self.program.loss_top}'", -1)
         out.text = f"{out.text.removesuffix(');')}, target, verdict);"
         if self.in_integers:  # its floats stand behind the scale, and are taken as integers there
-            at = self.program.offset(gradient_name(self.program.top))
+            at = self.program.offset(gradient_name(self.program.loss_top))
             out.text = out.text.replace(f"({self.grad_type} *)(a + {at})", f"(float *)(a + {at + 4})")
         return out
 

@@ -135,6 +135,7 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
         "inputs": [_edge(graph[name], program.offset(name)) for name in graph.inputs if name != graph.tail],
         "outputs": [_edge(graph[name], program.offset(name)) for name in _outputs(program)],
         "tail": None,
+        "aux": None,
         "updates": emission.updates,
         "refresh": emission.refresh,
         "packed": emission.packed,
@@ -145,6 +146,9 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
     }
     if program.learned:
         context["gradient"] = _gradient(program, program.top)
+        context["loss_gradient"] = _gradient(program, program.loss_top)
+    if graph.aux:
+        context["aux"] = {"output": _edge(graph[graph.aux], program.offset(graph.aux))}
     if program.tail:
         begins, result = program.tail.input, program.tail.output
         context["tail"] = {
@@ -306,7 +310,7 @@ def _uses_state(calls: list[CCall]) -> bool:
 
 def _outputs(program: Program) -> list[str]:
     """What is sent after the (first) forward pass."""
-    return program.graph.outputs[: 1 if program.tail else None]
+    return program.graph.sent
 
 
 def _gradient(program: Program, tensor: str) -> dict[str, Any]:

@@ -35,8 +35,8 @@ class Verdict:
 
 
 def softmax_of(graph: Graph) -> Node | None:
-    """The softmax that gives the first output, as it is or reshaped; None where another operator does."""
-    node = graph.producer(graph.outputs[0])
+    """The softmax that gives the output judged, as it is or reshaped; None where another operator does."""
+    node = graph.producer(graph.judged)
     while node is not None and node.op == "reshape":
         node = graph.producer(node.inputs[0])
     return node if node is not None and node.op == "softmax" else None
@@ -54,7 +54,7 @@ def loss_head(graph: Graph, loss: Loss) -> tuple[str, Call | None]:
     if loss == "none":
         return graph.outputs[0], None
     if loss == "mse":
-        output = graph[graph.outputs[0]]
+        output = graph[graph.judged]
         assert output.quant is not None
         fields: dict[str, int | float | Table] = {
             "elements": output.elements,
@@ -65,7 +65,7 @@ def loss_head(graph: Graph, loss: Loss) -> tuple[str, Call | None]:
         args = (Address(output.name), Grad(output.name, is_output=True))
         return output.name, Call("tlc_mse_f32", "tlc_mse_t", fields, args)
     node = softmax_of(graph)
-    logits = graph[node.inputs[0] if node else graph.outputs[0]]
+    logits = graph[node.inputs[0] if node else graph.judged]
     if logits.elements != logits.shape[-1]:
         raise UsageError(
             f"softmax cross-entropy takes one row of logits, but '{logits.name}' has shape {logits.shape}",
@@ -95,7 +95,7 @@ def loss_gradient(graph: Graph, loss: Loss, top: NDArray[np.int8], target: Targe
             f"the label is {target}, but the network has {x.size} classes", remedy="number the classes from 0"
         )
     if loss == "mse":
-        quant = graph[graph.outputs[0]].quant
+        quant = graph[graph.judged].quant
         assert quant is not None
         wanted: Any = np.eye(1, x.size, target, dtype=np.float32)[0] if isinstance(target, int) else target.ravel()
         over = np.float32(quant.s) * (x - quant.zero_point).astype(np.float32) - wanted.astype(np.float32)
@@ -104,7 +104,7 @@ def loss_gradient(graph: Graph, loss: Loss, top: NDArray[np.int8], target: Targe
         return (over * share).reshape(top.shape), Verdict(np.float32(total * (np.float32(0.5) * share)), predicted)
     assert isinstance(target, int | np.integer)
     node = softmax_of(graph)
-    scale, beta = _logit_step(graph, node, node.inputs[0] if node else graph.outputs[0])
+    scale, beta = _logit_step(graph, node, node.inputs[0] if node else graph.judged)
     distance = (x - x.max()).astype(np.float32) * scale
     exps = exp_f32(distance)
     total = np.cumsum(exps, dtype=np.float32)[-1]

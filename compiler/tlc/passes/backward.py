@@ -58,6 +58,9 @@ class Plan:
     tail: Plan | None = None
     """Of a U-shaped segment: the second part's plan, which has the loss. Its calls and nodes come first in this one's,
     the gradient of its input is handed out, and the top is the first part's."""
+    aux_top: str = ""
+    """Of a segment with a head at the cut: the activation whose gradient the loss gives, with which the backward pass begins
+    beside the top, the cut. The head's share of the cut's gradient is added to what is handed in there."""
 
 
 def last_layer(graph: Graph) -> dict[str, str]:
@@ -116,11 +119,15 @@ def _differentiate(graph: Graph, learned: dict[str, str], learning: Learning, wa
     """The plan of one part; also gives the gradient of an input, where one is named."""
     slices = learned.slices if isinstance(learned, Selection) else {}
     top, loss = loss_head(graph, learning.loss)
-    leads = _leads(graph, learned, top, wanted_input)
+    aux_top, tops = "", {top}
+    if graph.aux:
+        aux_top, top = top, graph.outputs[0]
+        tops = {top, aux_top}
+    leads = _leads(graph, learned, aux_top or top, wanted_input)
     calls: list[tuple[Node, Call]] = []
     order: list[tuple[Node, frozenset[int]]] = []
     aliases: dict[str, str] = {}
-    has_gradient = {top} & leads
+    has_gradient = tops & leads
     for node in reversed(graph.nodes):
         if node.output not in has_gradient:
             continue
@@ -146,7 +153,7 @@ def _differentiate(graph: Graph, learned: dict[str, str], learning: Learning, wa
         calls += [(node, call) for call in (_with_updates(made) if learning.interleaved else made)]
         order.append((node, wanted))
         has_gradient.update(node.inputs[index] for index in wanted)
-    return Plan(learned, tuple(calls), aliases, tuple(order), learning, top, slices, loss)
+    return Plan(learned, tuple(calls), aliases, tuple(order), learning, top, slices, loss, aux_top=aux_top)
 
 
 def _with_updates(calls: list[Call]) -> list[Call]:

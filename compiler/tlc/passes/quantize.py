@@ -33,16 +33,22 @@ def range_to_quant(low: float, high: float) -> Quant:
 
 
 def quantize(graph: Graph, ranges: Ranges) -> Graph:
-    """The integer graph of a float one."""
+    """The integer graph of a float one, or of one whose first nodes are integer already.
+
+    A range that is given for weights is what their scales reach to at least.
+    """
     result = graph.copy()
     for name in result.inputs:
-        _set(result[name], range_to_quant(*ranges[name]))
+        if result[name].quant is None:
+            _set(result[name], range_to_quant(*ranges[name]))
     for node in result.nodes:
+        if result[node.output].quant is not None:
+            continue
         operator = REGISTRY[node.op]
         for name in result.activations(node):
             assert result[name].quant is not None, name
         if operator.weight_axis(node) is not None:
-            _quantize_weights(result, node)
+            _quantize_weights(result, node, ranges.get(node.inputs[1], (0.0, 0.0))[1])
         else:
             for name in node.inputs:
                 tensor = result[name]
@@ -65,7 +71,7 @@ def _set(tensor: Tensor, quant: Quant) -> None:
         tensor.data = quant.quantize(tensor.data)
 
 
-def _quantize_weights(graph: Graph, node: Node) -> None:
+def _quantize_weights(graph: Graph, node: Node, reach: float) -> None:
     """Weights per output channel, then the bias in units of s_in · s_w.
 
     Constants that several nodes read are copied, because a bias's unit depends on its node's input.
@@ -77,7 +83,7 @@ def _quantize_weights(graph: Graph, node: Node) -> None:
     weights = _float_constant(graph, node, 1)
     bias = _float_constant(graph, node, 2) if len(node.inputs) > 2 else None
     others = tuple(i for i in range(weights.ndim) if i != axis)
-    scale = np.abs(weights).max(axis=others) / 127.0
+    scale = np.maximum(np.abs(weights).max(axis=others), reach) / 127.0
     # A dead channel (all weights about zero) would make a bias unit so fine that the bias overflows.
     if bias is not None:
         scale = np.maximum(scale, np.abs(bias) / (quant_in.s * BIAS_LIMIT))

@@ -62,7 +62,7 @@ def schedule(
     forward = list(steps) if steps else [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
     backward = []
     if plan:
-        there = {graph.outputs[-1], plan.tail.top} if plan.tail else {*graph.outputs, plan.top}
+        there = {graph.outputs[-1], plan.tail.top} if plan.tail else {*graph.outputs, plan.top, plan.aux_top}
         calls, keeping = keep_little(graph, plan.calls, there) if thrifty else (list(plan.calls), {})
         forward = [replace(step, keeping=tuple(keeping.get(step.node.output, ()))) for step in forward]
         for index, (of, call) in enumerate(calls):
@@ -77,7 +77,7 @@ def schedule(
             *((len(plan.tail.calls), plan.tail.top) if plan and plan.tail else ()),
         )
     if plan:
-        program.learning, program.top = plan.learning, plan.top
+        program.learning, program.top, program.aux_top = plan.learning, plan.top, plan.aux_top
         if plan.loss:
             node = graph.producer(program.loss_top)
             assert node is not None
@@ -168,6 +168,8 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
         if tail:
             _add_top(program, program.loss_top, arrives)
             arrives += tail.backward
+        if program.aux_top:
+            _add_top(program, program.aux_top, arrives)
         _add_top(program, program.top, arrives)
     for number, step in enumerate(program.backward, len(program.forward)):
         assert step.call is not None
@@ -194,7 +196,7 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
 def _add_top(program: Program, tensor: str, arrives: int) -> None:
     """The gradient with which a backward pass begins."""
     size = _gradient_bytes(program, tensor)
-    if program.loss and program.learning.arithmetic == "int":  # which writes floats behind the scale
+    if program.loss and tensor == program.loss_top and program.learning.arithmetic == "int":  # floats behind the scale
         size = max(size, 4 + 4 * program.graph[tensor].elements)
     name = gradient_name(tensor)
     program.buffers[name] = Buffer(name, size, arrives, arrives)

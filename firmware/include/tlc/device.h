@@ -98,6 +98,9 @@ typedef struct {
     const tlc_learning_t *learning; /* how it learns from samples that the hook labels; NULL: it does not */
     uint8_t max_saturated; /* percent of a tensor that training may drive to the end of its range; default 25 */
 
+    uint16_t exit_bound; /* with a head at the cut: as of FORWARD, for samples of its own; default 256, which none is
+                            above */
+
     const char *board;    /* its name, at most 24 bytes are told */
     uint32_t id[2];       /* the board's own number, low half first: its MAC address or the like; 0: it has none */
     uint8_t reset_reason; /* tlc_reset_t */
@@ -130,6 +133,7 @@ typedef struct tlc_device {
 
     tlc_common_t forward;  /* whose pass the arena holds */
     bool keep;             /* a BACKWARD was promised */
+    uint8_t forward_flags; /* of its SMASHED */
     uint32_t backward;     /* request of the pass whose gradient was accumulated last; 0: none */
     tlc_verdict_t verdict; /* of the loss of that pass */
     uint32_t step;         /* last step applied */
@@ -145,8 +149,8 @@ typedef struct tlc_device {
     uint8_t output_next;
     uint8_t output_flags;
     uint32_t output_session;
-    uint32_t sample_count;
-    uint32_t sample_request; /* RESULT awaited; 0: none */
+    uint32_t sample_count, exits; /* samples of its own, and those that the head at the cut answered */
+    uint32_t sample_request;      /* RESULT awaited; 0: none */
     uint32_t sample_ms;
 
     bool has_own;      /* the pass that the arena holds is of a sample of its own, which the host asked for, ... */
@@ -161,7 +165,7 @@ typedef struct tlc_device {
     uint8_t log[TLC_DEVICE_LOG_BYTES];
 } tlc_device_t;
 
-/* Everything 0 but fragment, window, peer_window and max_saturated. */
+/* Everything 0 but fragment, window, peer_window, max_saturated and exit_bound. */
 void tlc_device_defaults(tlc_device_config_t *config);
 
 /* Copies *config; the memory it points to stays the caller's and in use. The learned tensors get their values from the
@@ -181,6 +185,9 @@ void tlc_device_pump(tlc_device_t *device);
 
 /* Forward with the context's bookkeeping. */
 TLC_MUST_CHECK tlc_status_t tlc_run_forward(tlc_ctx_t *ctx);
+
+/* Zeros for a gradient with which the backward pass begins. */
+void tlc_clear_gradient(tlc_ctx_t *ctx, const tlc_tensor_t *gradient);
 
 /* Bytes of the arena that the gradient at the cut takes: 4 an element, or in integers 2 and the scale. */
 uint32_t tlc_gradient_room(const tlc_model_t *model);

@@ -41,6 +41,7 @@ typedef enum {
     TLC_MSG_TRAINED = 0x33,     /* D>H control: the sample's loss */
     TLC_MSG_TAIL = 0x34,        /* H>D bulk: what the host's part made of the smashed data, for the part behind it */
     TLC_MSG_GRADIENT = 0x35,    /* D>H bulk: d loss / d what TAIL brought */
+    TLC_MSG_EXIT = 0x36,        /* H>D control: how sure the head at the cut must be of own samples; answered by DONE */
 } tlc_message_type_t;
 
 typedef struct {
@@ -79,7 +80,8 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_REFUSE_BYTES 52u
 
 #define TLC_FORWARD_INDEX 16u /* u8 which input */
-#define TLC_FORWARD_FLAGS 17u /* u8 tlc_forward_flag_t, then 2 bytes 0 */
+#define TLC_FORWARD_FLAGS 17u /* u8 tlc_forward_flag_t */
+#define TLC_FORWARD_BOUND 18u /* u16 of EXIT: the largest probability, in 1/256, above which it is left; 0: always */
 #define TLC_FORWARD_BYTES 20u
 
 #define TLC_SMASHED_INDEX 16u /* u8 which output */
@@ -102,7 +104,8 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 
 #define TLC_TRAIN_FORWARD 16u /* u32 the FORWARD's request */
 #define TLC_TRAIN_KIND 20u    /* u8 tlc_train_kind_t */
-#define TLC_TRAIN_FLAGS 21u   /* u8 tlc_step_flag_t, then 2 bytes 0 */
+#define TLC_TRAIN_FLAGS 21u   /* u8 tlc_step_flag_t */
+#define TLC_TRAIN_CLASS 22u   /* u16 a label beside a gradient */
 #define TLC_TRAIN_VALUE 24u   /* u32 a label; or f32 the scale of an int8 gradient */
 #define TLC_TRAIN_TOLD 28u    /* what a step is told */
 #define TLC_TRAIN_BYTES 52u
@@ -131,6 +134,9 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_GRADIENT_TICKS 24u /* u64 of the second part's passes */
 #define TLC_GRADIENT_BYTES 32u
 
+#define TLC_EXIT_BOUND 16u /* u16 as of FORWARD, then 2 bytes 0 */
+#define TLC_EXIT_BYTES 20u
+
 #define TLC_PARAMS_OFFSET 16u /* u32 bytes; GET_PARAMS, PARAMS and SET_PARAMS alike */
 #define TLC_PARAMS_TOTAL 20u  /* u32 GET_PARAMS: bytes wanted, 0: all; else: bytes of all the tensors */
 #define TLC_PARAMS_CODING 24u /* u8 tlc_params_coding_t, then 3 bytes 0 */
@@ -151,7 +157,9 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 #define TLC_STATS_FORWARDS 64u  /* u32 forward passes since boot */
 #define TLC_STATS_BACKWARDS 68u /* u32 */
 #define TLC_STATS_LINK 72u      /* u32 * 9: tlc_link_counters_t in its order */
-#define TLC_STATS_BYTES 108u
+#define TLC_STATS_SAMPLED 108u  /* u32 samples of its own */
+#define TLC_STATS_EXITED 112u   /* u32 of them answered by the head at the cut */
+#define TLC_STATS_BYTES 116u
 
 #define TLC_JOURNAL_SLOT 16u      /* u32 bytes of a slot; 0: nothing is kept */
 #define TLC_JOURNAL_SEQUENCE 20u  /* u32 of the newest entry, whoever's; 0: none */
@@ -189,6 +197,7 @@ typedef enum {
     TLC_CAN_JUDGE = 32,  /* it computes the loss: TRAIN with a label */
     TLC_AT_ONCE = 64,    /* it updates while it goes back: TRAIN with a step, no BACKWARD and no STEP */
     TLC_CAN_TAIL = 128,  /* it goes on behind the host's part: TAIL */
+    TLC_CAN_EXIT = 256,  /* it has a head at the cut: FORWARD with EXIT */
 } tlc_capability_t;
 
 typedef enum {
@@ -205,10 +214,12 @@ typedef enum {
     TLC_FORWARD_RUN = 1,  /* the last input: run */
     TLC_FORWARD_KEEP = 2, /* a BACKWARD will follow: take no sample of your own until then */
     TLC_FORWARD_OWN = 4,  /* nothing follows: take a sample of your own, now */
+    TLC_FORWARD_EXIT = 8, /* where the head at the cut is surer than the bound, its output is the answer */
 } tlc_forward_flag_t;
 
 typedef enum {
     TLC_SMASHED_SAMPLE = 1, /* of the device's own sample: `request` is the device's, RESULT is awaited */
+    TLC_SMASHED_EXIT = 2,   /* the head's output, and nothing else of this pass */
 } tlc_smashed_flag_t;
 
 typedef enum {
@@ -222,10 +233,12 @@ typedef enum {
 } tlc_step_flag_t;
 
 typedef enum {
-    TLC_TRAIN_F32 = 0,    /* float32 gradient follows, as in BACKWARD */
-    TLC_TRAIN_S8 = 1,     /* int8 gradient */
-    TLC_TRAIN_LABEL = 2,  /* nothing follows */
-    TLC_TRAIN_VALUES = 3, /* float32 values follow that output 0 should have had */
+    TLC_TRAIN_F32 = 0,      /* float32 gradient follows, as in BACKWARD */
+    TLC_TRAIN_S8 = 1,       /* int8 gradient */
+    TLC_TRAIN_LABEL = 2,    /* nothing follows */
+    TLC_TRAIN_VALUES = 3,   /* float32 values follow that output 0 should have had */
+    TLC_TRAIN_BOTH_F32 = 4, /* of a head at the cut: its loss's gradient, and a float32 gradient of output 0 */
+    TLC_TRAIN_BOTH_S8 = 5,  /* ... an int8 one */
 } tlc_train_kind_t;
 
 typedef enum {

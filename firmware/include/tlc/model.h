@@ -103,6 +103,13 @@ typedef struct {
     TLC_MUST_CHECK tlc_status_t (*tail_backward)(tlc_ctx_t *ctx);
 } tlc_tail_t;
 
+/* A head at the cut: a classifier of output 0 on the device. */
+typedef struct {
+    const tlc_tensor_t *output;   /* probabilities: scale 1 / 256, zero point -128 */
+    const tlc_tensor_t *gradient; /* float32 or S16, d loss / d its logits, where the model's loss writes; NULL for a
+                                     frozen model. The backward pass begins with it and with the model's gradient */
+} tlc_aux_t;
+
 /* What the arena of a model with a tail holds: tlc_ctx_t.has_forward. */
 #define TLC_HAS_HEAD 1u          /* the first part's pass */
 #define TLC_HAS_TAIL 2u          /* and the second one's */
@@ -143,6 +150,7 @@ typedef struct tlc_model {
      * interleaved, and for a frozen model. */
     TLC_MUST_CHECK tlc_status_t (*update)(tlc_ctx_t *ctx, const tlc_step_t *step);
     const tlc_tail_t *tail; /* NULL: all that the device computes comes before the host's part */
+    const tlc_aux_t *aux;   /* NULL: there is no head at the cut */
 } tlc_model_t;
 
 struct tlc_ctx {

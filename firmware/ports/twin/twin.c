@@ -28,10 +28,13 @@
  *   int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count)
  *   int tlc_twin_backward(void *memory, const float *gradient, const tlc_step_t *step)
  *                                            after tlc_twin_forward; step may be NULL unless updates are interleaved
- *   int tlc_twin_learn(void *memory, uint32_t label, const float *values, const tlc_step_t *step, float *loss,
- *                      uint32_t *predicted)
+ *   int tlc_twin_learn(void *memory, uint32_t label, const float *values, const float *gradient,
+ *                      const tlc_step_t *step, float *loss, uint32_t *predicted)
  *                                            the same with the gradient of the model's loss; values: NULL, or of a mean
- *                                            squared error
+ *                                            squared error; gradient: NULL, or beside the loss of a head at the cut
+ *                                            that of output 0
+ *   int tlc_twin_head(void *memory, int8_t *output)
+ *                                            after tlc_twin_forward: what the head at the cut says
  *   int tlc_twin_tail(void *memory, const int8_t *input, int8_t *output, const uint32_t *label, float *loss,
  *                     uint32_t *predicted, float *gradient)
  *                                            the part behind the host's, after tlc_twin_forward; with a label also its
@@ -125,6 +128,10 @@ static uint32_t sum(const tlc_tensor_t *tensors, uint32_t count) {
 
 static uint32_t input_bytes(void) { return sum(tlc_model.inputs, tlc_model.input_count); }
 static uint32_t output_bytes(void) { return sum(tlc_model.outputs, tlc_model.output_count); }
+static uint32_t sent_bytes(void) { /* at once: the outputs, or that of the head at the cut */
+    const uint32_t head = tlc_model.aux ? tlc_model.aux->output->elements : 0;
+    return head > output_bytes() ? head : output_bytes();
+}
 static uint32_t gradient_elements(void) { return tlc_model.gradient ? tlc_model.gradient->elements : 0; }
 
 static size_t part_bytes(int part) {
@@ -142,9 +149,9 @@ static size_t part_bytes(int part) {
         message = message > 4096 ? message : 4096;
         return 2u * align(message + 16u); /* two on their way */
     case OUTPUT:
-        return output_bytes();
+        return sent_bytes();
     case VALUES:
-        return sizeof(float) * (size_t)(tlc_model.tail ? tlc_model.tail->output->elements : output_bytes());
+        return sizeof(float) * (size_t)(tlc_model.tail ? tlc_model.tail->output->elements : sent_bytes());
     default:
         return sizeof(float) * (size_t)input_bytes();
     }
@@ -315,7 +322,7 @@ static int start(void *memory, uint32_t boot, int standalone, uint8_t *flash, ui
     config.message = part(memory, MESSAGE);
     config.message_bytes = (uint32_t)part_bytes(MESSAGE);
     config.output = part(memory, OUTPUT);
-    config.output_bytes = output_bytes();
+    config.output_bytes = sent_bytes();
     config.values = (float *)(void *)part(memory, VALUES);
     config.value_count = (uint32_t)(part_bytes(VALUES) / sizeof(float));
     config.board = "twin";
@@ -381,18 +388,35 @@ EXPORT int tlc_twin_backward(void *memory, const float *gradient, const tlc_step
     }
     const tlc_status_t status =
         tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_elements());
+    if (tlc_model.aux) {
+        tlc_clear_gradient(ctx, tlc_model.aux->gradient);
+    }
     return (int)(status == TLC_OK ? tlc_model.backward(ctx, step) : status);
 }
 
-EXPORT int tlc_twin_learn(void *memory, uint32_t label, const float *values, const tlc_step_t *step, float *loss,
-                          uint32_t *predicted) {
+EXPORT int tlc_twin_head(void *memory, int8_t *output) {
+    const tlc_ctx_t *ctx = &((const twin_t *)memory)->device.ctx;
+    if (!tlc_model.aux) {
+        return TLC_ERR_STATE;
+    }
+    memcpy(output, ctx->arena + tlc_model.aux->output->offset, tlc_model.aux->output->elements);
+    return TLC_OK;
+}
+
+EXPORT int tlc_twin_learn(void *memory, uint32_t label, const float *values, const float *gradient,
+                          const tlc_step_t *step, float *loss, uint32_t *predicted) {
     tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
-    if (!tlc_model.loss || tlc_model.tail || (!step && !tlc_model.update)) {
+    if (!tlc_model.loss || tlc_model.tail || (!step && !tlc_model.update) || (gradient && !tlc_model.aux)) {
         return TLC_ERR_STATE;
     }
     const tlc_target_t target = {.label = label, .values = values};
     tlc_verdict_t verdict;
     tlc_status_t status = tlc_model.loss(ctx, &target, &verdict);
+    if (gradient && status == TLC_OK) {
+        status = tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_elements());
+    } else if (tlc_model.aux) {
+        tlc_clear_gradient(ctx, tlc_model.gradient);
+    }
     if (status == TLC_OK) {
         *loss = verdict.loss;
         *predicted = verdict.predicted;
