@@ -41,6 +41,8 @@ GRADIENTS = Literal["int8", "float32"]
 AT_ONCE = "it takes a step after every sample (--train-batch 1), but a batch holds several"
 OWN_TRIES, OWN_WAIT_S = 600, 0.05
 """How often a device without a sample is asked for one again, and how long after."""
+BEGIN = 8
+"""Calls that begin in one turn of the event loop."""
 SEED_STRIDE = 0x9E3779B1
 """Devices round differently, so that what rounding does to them averages out; the first one by the seed itself."""
 
@@ -579,8 +581,12 @@ class Cohort:
         asked = [member for member in members if member.present]
         if not asked:
             return {}
-        tasks = {member: asyncio.ensure_future(self._timed(member, call)) for member in asked}
+        tasks: dict[Member, asyncio.Future[R]] = {}
         try:
+            for member in asked:
+                tasks[member] = asyncio.ensure_future(self._timed(member, call))
+                if len(tasks) % BEGIN == 0:
+                    await asyncio.sleep(0)
             await self._wait(tasks, math.ceil((self.quorum if quorum is None else quorum) * len(tasks)))
         finally:
             late = [task for task in tasks.values() if not task.done()]

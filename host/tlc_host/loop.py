@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
@@ -45,8 +46,15 @@ class Loop:
             LinkError: no device has done a batch for some rounds, or the only one fails.
         """
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        settled = False
 
         async def emit(event: Event) -> None:
+            nonlocal settled
+            if not settled:
+                # TensorFlow is there, with a million objects that stay. A full pass of Python's collector through them stops
+                # every thread for 0.3 s; so it leaves them out until the run ends.
+                settled = True
+                gc.freeze()
             await queue.put(event)
             await queue.join()
 
@@ -59,6 +67,7 @@ class Loop:
                 queue.task_done()
             await runner
         finally:
+            gc.unfreeze()
             runner.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await runner

@@ -729,6 +729,53 @@ def test_a_fleet_is_its_twins(root: Path, name: str) -> None:
         assert [event.metrics["server_backward_rows"] for event in seen if isinstance(event, RoundDone)] == [4, 4]
 
 
+def test_the_event_loop_gets_round_between_two_twins(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many have something to do at once, in a turn of the loop one of them computes, and a few are asked."""
+    from tlc.twin import Twin
+    from tlc_host.cohort import BEGIN
+    from tlc_host.fleet import fleet
+
+    computed: list[set[int]] = [set()]
+    asked = [0]
+    poll, forward = Twin.poll, LinkDevice.forward
+
+    def noted_poll(self: Twin, now: int) -> bool:
+        computed[-1].add(id(self))
+        return poll(self, now)
+
+    async def noted_forward(self: LinkDevice, x: Any) -> Any:
+        asked[-1] += 1
+        return await forward(self, x)
+
+    async def turns() -> None:
+        while True:
+            await asyncio.sleep(0)
+            computed.append(set())
+            asked.append(0)
+
+    async def watched() -> Any:
+        watch = asyncio.ensure_future(turns())
+        try:
+            return await fleet(root / "split", 40, plan({"algorithm": "psl", "batches": 1, "batch": 2}))
+        finally:
+            watch.cancel()
+
+    monkeypatch.setattr(Twin, "poll", noted_poll)
+    monkeypatch.setattr(LinkDevice, "forward", noted_forward)
+    assert asyncio.run(watched()).left_out == 0
+    # one at the end of a turn and one at the beginning of the next lie between two looks
+    assert max(len(some) for some in computed) <= 2
+    assert 0 < max(asked) <= 2 * BEGIN
+
+
+def test_the_collector_leaves_out_what_stays_while_a_run_goes_on(root: Path) -> None:
+    import gc
+
+    frozen: list[int] = []
+    run(root / "split", 2, algorithm="psl", batches=2, watch=lambda *_: frozen.append(gc.get_freeze_count()))
+    assert min(frozen) > 100_000 and gc.get_freeze_count() == 0
+
+
 def test_the_fleet_command(root: Path) -> None:
     from command_line import refused, succeeds
 

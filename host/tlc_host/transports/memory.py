@@ -1,15 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A device in this process: the twin's byte pipes."""
+"""A device in this process: the twin's byte pipes.
+
+A twin computes in the event loop's thread. However many have something to do, one of them does it in a turn of the loop
+(:class:`Turns`): the loop is never held up for longer than one twin takes for a message.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from tlc.errors import LinkError
 
-__all__ = ["MemoryTransport"]
+__all__ = ["MemoryTransport", "Turns"]
+
+
+class Turns:
+    """Who waits is let through one by one, in order, and the event loop gets round after each."""
+
+    _of: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._soon = False
+
+    @classmethod
+    def here(cls) -> Turns:
+        """Those of the running loop."""
+        return cls._of.setdefault(asyncio.get_running_loop(), cls())
+
+    async def mine(self) -> None:
+        """Until it is the caller's turn."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if not self._soon:
+            self._soon = True
+            loop.call_soon(self._next, loop)
+        await turn
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # its caller was cancelled
+                turn.set_result(None)
+                break
+        self._soon = bool(self._waiting)
+        if self._soon:
+            loop.call_soon(self._next, loop)
 
 
 class MemoryTransport:
@@ -66,10 +108,12 @@ class MemoryTransport:
     async def read(self) -> bytes:
         """At least one byte."""
         while not self._closed:
+            await Turns.here().mine()
+            if self._closed:
+                break
             self._written.clear()
             said = self._turn()
             if said:
-                await asyncio.sleep(0)  # others, too, have something to do
                 return said
             timer = asyncio.get_running_loop().call_later(self._idle, self._written.set)
             try:
