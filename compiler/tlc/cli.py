@@ -255,6 +255,14 @@ def cli() -> None:
     "RAM; neither weight decay nor clipping). `auto`: float where the board's core has an FPU.",
 )
 @click.option(
+    "--train-scales",
+    type=click.Choice(["dynamic", "static"]),
+    default="dynamic",
+    show_default=True,
+    help="Of gradients in integers. `dynamic`: found from the values, sample by sample; `static`: all but that of the gradient handed "
+    "in found now, on --calib samples with labels, with a bit to spare; what does not fit is saturated.",
+)
+@click.option(
     "--momentum",
     is_flag=True,
     help="SGD with momentum: a velocity for each learned element, 4 bytes; in integers 2 of a weight.",
@@ -292,6 +300,7 @@ def compile_command(
     train_batch: Any,
     loss: Any,
     train_arithmetic: Any,
+    train_scales: Any,
     momentum: bool,
     rounding: str,
     qas: bool,
@@ -306,7 +315,9 @@ def compile_command(
     from tlc.learning import Learning
     from tlc.pipeline import Options, compile_model
 
-    learning = Learning(train_batch, loss, momentum=momentum, feedback=rounding == "feedback", qas=qas)
+    learning = Learning(
+        train_batch, loss, momentum=momentum, feedback=rounding == "feedback", qas=qas, scales=train_scales
+    )
     directory = out or Path("build") / f"{model.stem}-{Path(board).stem}"
     options = Options(
         model,

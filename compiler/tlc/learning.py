@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["Arithmetic", "Learning", "Loss", "Schedule", "gradient_bytes"]
+__all__ = ["Arithmetic", "Learning", "Loss", "Scales", "Schedule", "gradient_bytes"]
 
 Arithmetic = Literal["float", "int"]
+Scales = Literal["dynamic", "static"]
 
 Loss = Literal["none", "softmax-ce", "mse"]
 
@@ -32,6 +33,9 @@ class Learning:
 
     arithmetic: Arithmetic = "float"
     """Of the backward pass and the update: float32, or integers alone (:mod:`tlc.ops.training_int`)."""
+
+    scales: Scales = "dynamic"
+    """Of gradients in integers: found from the values, or from calibration data (:mod:`tlc.passes.static_scales`)."""
 
     @property
     def interleaved(self) -> bool:

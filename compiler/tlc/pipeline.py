@@ -33,6 +33,7 @@ from tlc.extras import require
 from tlc.frontends import read_model, write_host
 from tlc.frontends.tflite_writer import write_tflite
 from tlc.graph import Graph, Node, Quant, Tensor
+from tlc.learn.cut_gradient import gradients_at
 from tlc.learn.sensitivity import fisher_channels
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
@@ -46,14 +47,18 @@ from tlc.passes.schedule import schedule
 from tlc.passes.select import ROLES, learnable, parse_spec
 from tlc.passes.select_auto import Budget, Selector, Training
 from tlc.passes.split import Cut, cut_named, legal_cuts, require_cuts, split, with_tail
+from tlc.passes.static_scales import with_static_scales
 from tlc.program import Program, learned_scale, rows_shape
 from tlc.reference import run_int8
 from tlc.reference_float import run_float
+from tlc.reference_train_int import gradient_exponents
 
 __all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
 
 MAX_SAMPLES = 4096
 """Of those that the head at the cut is fitted to."""
+MOST_CALIBRATION = 32
+"""Samples on which static scales of gradients are found."""
 CHOSEN = ("auto", "random")
 """Forms of ``--train`` that choose by cost."""
 
@@ -160,7 +165,8 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         device = _with_aux_head(device, device_float, graph, samples, options, say, warnings)
     say("packing", 0, 1)
     learned, training = _selection(graph, device, board, cut, samples, options, say)
-    program, packing = _program(device, board, options.pack, learned, options.learning)
+    scales = _static_scales(graph, device, cut, learned, samples, options, say)
+    program, packing = _program(device, board, options.pack, learned, options.learning, scales)
     row = estimate(cut.file_name, program, board, packing, transport)
     _require_fit(row, board)
 
@@ -339,7 +345,8 @@ def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
 def _samples(graph: Graph, options: Options, warnings: list[str]) -> Samples | None:
     if options.calib is not None:
         specs = [InputSpec(*_file_edge(graph[name])) for name in graph.inputs]
-        labelled = options.train == "auto" or (options.aux_head and has_labels(options.calib))
+        labelled = options.train == "auto" or options.learning.scales == "static"
+        labelled = labelled or (options.aux_head and has_labels(options.calib))
         return samples_for(options.calib, specs, labelled=labelled)
     if not _is_integer(graph):
         warnings.append(
@@ -353,7 +360,8 @@ def _to_integers(
     device: Graph, samples: Samples | None, options: Options, say: Progress, warnings: list[str], host: bytes | None
 ) -> Graph:
     if _is_integer(device):
-        if options.calib is not None and options.train != "auto" and not options.aux_head:
+        read = options.train == "auto" or options.aux_head or options.learning.scales == "static"
+        if options.calib is not None and not read:
             warnings.append("--calib is not used: the model is quantized already")
         return device
     head, tail = device.segments() if device.tail else (device, None)
@@ -386,6 +394,21 @@ def _check_training(options: Options) -> None:
                 remedy="give --calib FILE.npz with x and y, or name what learns: --train SPEC",
             )
         require("tensorflow")
+    if options.learning.scales == "static":
+        if options.train == "none":
+            raise UsageError("nothing learns", where="--train-scales static", remedy="add --train, or leave it out")
+        if options.aux_head:
+            raise UsageError(
+                "with a head at the cut two gradients come together, whose scales have nothing to do with each other",
+                where="--train-scales static",
+                remedy="leave --aux-head or --train-scales out",
+            )
+        if options.calib is None:
+            raise DataError(
+                "labelled samples are needed to find the scales of gradients",
+                where="--train-scales static",
+                remedy="give --calib FILE.npz with x and y, or leave --train-scales out",
+            )
     if options.train == "none" and (options.train_ram is not None or options.train_macs is not None):
         raise UsageError(
             "a budget for training, but nothing learns",
@@ -406,6 +429,12 @@ def _with_arithmetic(options: Options, board: Board) -> Options:
     learning, asked = options.learning, options.train_arithmetic
     if asked == "auto":
         asked = "float" if options.tail is not None or "fpu" in board.cpu.features else "int"
+    if learning.scales == "static" and asked == "float":
+        raise UsageError(
+            "static scales are of gradients in integers, and these are float32",
+            where="--train-scales static",
+            remedy="add --train-arithmetic int, or leave --train-scales out",
+        )
     return dataclasses.replace(options, learning=dataclasses.replace(learning, arithmetic=asked))
 
 
@@ -594,10 +623,50 @@ def _scores(graph: Graph, device: Graph, selector: Selector, samples: Samples, o
     return selector.slices({name: scores[other] for name, other in names.items()})
 
 
+def _static_scales(
+    graph: Graph,
+    device: Graph,
+    cut: Cut,
+    learned: dict[str, str],
+    samples: Samples | None,
+    options: Options,
+    say: Progress,
+) -> dict[tuple[str, str, int], int] | None:
+    """The exponents that gradients come to on calibration samples; None: they are found at each step."""
+    if options.learning.scales == "dynamic" or not learned:
+        return None
+    assert samples is not None and samples.labels is not None
+    plan = differentiate(device, learned, options.learning)
+    chosen = np.unique(np.linspace(0, len(samples.labels) - 1, MOST_CALIBRATION).astype(np.int64))
+    labels = samples.labels[chosen]
+    arrays = {name: values[chosen] for name, values in _input_arrays(graph, samples).items()}
+    say("finding the scales of gradients", 0, 1)
+    told: list[Any] = [int(label) for label in labels]
+    if options.learning.loss == "none":
+        top = cut.tensor or graph.outputs[0]
+        told = list(gradients_at(graph, top, arrays, labels, where=str(options.calib)))
+    inputs = [_quantized(device, name, arrays[name]) for name in device.inputs]
+    rows = (tuple(values[index : index + 1] for values in inputs) for index in range(len(chosen)))
+    return gradient_exponents(device, plan, zip(rows, told, strict=True))
+
+
+def _quantized(device: Graph, name: str, values: NDArray[Any]) -> NDArray[np.int8]:
+    quant = device[name].quant
+    assert quant is not None
+    return quant.quantize(values)
+
+
 def _program(
-    device: Graph, board: Board, mode: PackMode, learned: dict[str, str], learning: Learning
+    device: Graph,
+    board: Board,
+    mode: PackMode,
+    learned: dict[str, str],
+    learning: Learning,
+    scales: Mapping[tuple[str, str, int], int] | None = None,
 ) -> tuple[Program, Packing]:
     plan = differentiate(device, learned, learning) if learned else None
+    if plan and scales is not None:
+        plan = with_static_scales(plan, scales)
     program = schedule(device, plan)
     packing = pack(frozen_weights(program, board), mode, DecodeCost(**board.decode.model_dump()))
     scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}

@@ -17,14 +17,16 @@ from train_twin import build_twin, integer, layers, smooth
 
 from tlc.builder import Builder
 from tlc.errors import UsageError
+from tlc.graph import Graph
 from tlc.learning import Learning, gradient_bytes
 from tlc.ops import REGISTRY
 from tlc.ops.base import Activation, Slice
 from tlc.ops.training_int import Fixed, sgd_step_int, take_gradient
-from tlc.passes.backward import Selection, differentiate
+from tlc.passes.backward import Plan, Selection, differentiate
 from tlc.passes.schedule import gradient_name, schedule
 from tlc.passes.select import parse_spec
-from tlc.reference_train_int import ReferenceTrainerInt, reference_trainer
+from tlc.passes.static_scales import with_static_scales
+from tlc.reference_train_int import ReferenceTrainerInt, gradient_exponents, reference_trainer
 
 LEARNING = Learning(arithmetic="int")
 
@@ -133,6 +135,82 @@ def test_what_is_no_rate_is_no_step(rate: float) -> None:
     unit = np.ones(1, np.float32)
     moved = sgd_step_int(value, gradient, unit, input_scale=1.0, learning_rate=rate, samples=1, step=1, seed=0, salt=0)
     np.testing.assert_array_equal(moved, value)
+
+
+def exponents_of(graph: Graph, plan: Plan, images: np.ndarray, scale: float = 0.1) -> dict[tuple[str, str, int], int]:
+    """Of gradients like those of ``follow``."""
+    rng = np.random.default_rng(8)
+    shape = graph[plan.top].shape
+    told = [np.float32(scale) * rng.standard_normal(shape).astype(np.float32) for _ in range(16)]
+    return gradient_exponents(graph, plan, [((images[i : i + 1],), told[i]) for i in range(16)])
+
+
+@pytest.mark.parametrize("batch", ["many", "1"])
+@pytest.mark.parametrize("name", NETS)
+def test_static_scales_step_alike(name: str, batch: str, tmp_path: Path) -> None:
+    graph, images = int8_net(name)
+    learning = Learning(batch, arithmetic="int", scales="static")
+    found = exponents_of(graph, differentiate(graph, layers(graph), learning), images)
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=learning, scales=found)
+    text = (tmp_path / "project/lib/tlc_model/src/tlc_model.c").read_text()
+    backward = text.split("static tlc_status_t backward")[1].split("tlc_tensor_t")[0]
+    measured = re.findall(r"tlc_(?:scale|copy|sum|mul|softmax|\w+_input|\w+_in_place)_grad_s16", backward)
+    assert not measured and ("_weight_static_" in backward) == ("_bias_static_" in backward) == (batch == "1")
+    follow(graph, library.create(), reference_trainer(graph, plan), images, batch=1, steps=STEPS)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "moves", "shared"])
+def test_static_scales_saturate_alike(name: str, tmp_path: Path) -> None:
+    """Of calibration data whose gradients vary much less than the real ones do: three bits too few."""
+    graph, images = int8_net(name)
+    learning = Learning("1", arithmetic="int", scales="static")
+    found = exponents_of(graph, differentiate(graph, layers(graph), learning), images)
+    found = {key: exponent - 3 for key, exponent in found.items()}
+    library, plan = build_twin(graph, layers(graph), tmp_path / "project", learning=learning, scales=found)
+    trainer = reference_trainer(graph, plan)
+    follow(graph, library.create(), trainer, images, batch=1, steps=40)
+    trainer.forward(images[:1])
+    trainer.backward(np.full(graph[plan.top].shape, 0.1, np.float32))
+    ends = [np.isin(total.values, (-32768, 32767)).any() for total in trainer._totals.values()]
+    assert any(ends), "nothing was saturated"
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_static_scales_are_near_dynamic_ones(name: str) -> None:
+    """Within a margin of one bit nothing is saturated, and what is lost is that bit."""
+    graph, images = int8_net(name)
+    learning = Learning("1", arithmetic="int")
+    plan = differentiate(graph, layers(graph), learning)
+    static = with_static_scales(plan, exponents_of(graph, plan, images))
+    ours, theirs = ReferenceTrainerInt(graph, static), ReferenceTrainerInt(graph, plan)
+    for scale in (0.1, 1e-4):  # a loss that has fallen a thousandfold
+        gradient = np.random.default_rng(8).standard_normal(graph[plan.top].shape).astype(np.float32) * np.float32(
+            scale
+        )
+        for trainer in (ours, theirs):
+            trainer.abandon()
+            trainer.forward(images[:1])
+            trainer.backward(gradient)
+        for name, exact in theirs.gradients().items():
+            np.testing.assert_allclose(
+                ours.gradients()[name], exact, atol=np.abs(exact).max() * 5e-3, err_msg=name, rtol=0
+            )
+
+
+def test_sums_over_samples_stay_dynamic() -> None:
+    """A second gradient a thousand times the first: no static scale would hold both."""
+    graph, images = int8_net("residual")
+    plan = differentiate(graph, layers(graph), LEARNING)
+    trainer = ReferenceTrainerInt(graph, with_static_scales(plan, exponents_of(graph, plan, images)))
+    gradient = np.random.default_rng(8).standard_normal(graph[plan.top].shape).astype(np.float32)
+    sums = []
+    for scale in (1e-3, 1.0):
+        trainer.forward(images[:1])
+        trainer.backward(gradient * np.float32(scale))
+        sums.append(trainer.gradients())
+    for name, small in sums[0].items():
+        most = np.abs(small).max() * 1001
+        np.testing.assert_allclose(sums[1][name], 1001 * small, atol=most * 5e-3, rtol=0)
 
 
 OPTIMIZERS = {

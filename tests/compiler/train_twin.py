@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tlc.passes.calibrate import calibrate
 from tlc.passes.pack import PackMode, pack
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
+from tlc.passes.static_scales import with_static_scales
 from tlc.program import rows_shape
 from tlc.twin import TwinLibrary
 
@@ -33,10 +35,13 @@ def build_twin(
     directory: Path,
     mode: PackMode = "none",
     learning: Learning | None = None,
+    scales: Mapping[tuple[str, str, int], int] | None = None,
 ) -> tuple[TwinLibrary, Plan]:
     """Compiles the graph under UBSan, as ``tlc compile`` would."""
     board = boards.load("native")
     plan = differentiate(graph, learned, learning)
+    if scales is not None:
+        plan = with_static_scales(plan, scales)
     packing = pack(frozen_weights(schedule(graph, plan), board), mode)
     scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
     program = schedule(graph, plan, scratch)

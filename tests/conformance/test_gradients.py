@@ -16,12 +16,14 @@ from train_twin import integer, layers
 from tlc.graph import Graph
 from tlc.learn.fake_quant import FakeQuantModule
 from tlc.learn.module import GraphModule
-from tlc.learning import Arithmetic, Learning
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.ops.losses import loss_gradient, loss_head
 from tlc.passes.backward import differentiate
+from tlc.passes.static_scales import with_static_scales
+from tlc.reference import run_int8
 from tlc.reference_train import ReferenceTrainer
-from tlc.reference_train_int import reference_trainer
+from tlc.reference_train_int import ReferenceTrainerInt, gradient_exponents, reference_trainer
 
 SAMPLES = 96
 
@@ -70,26 +72,57 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
+def host_gradient(graph: Graph, y: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Of the loss, at the cut, on the int8 output of one sample."""
+    quant = graph[graph.outputs[0]].quant
+    assert quant is not None
+    real = tf.constant(quant.dequantize(y))
+    with tf.GradientTape() as tape:
+        tape.watch(real)
+        loss = loss_of(real, label[None])
+    gradient: np.ndarray = tape.gradient(loss, real).numpy()
+    return gradient
+
+
 def our_gradients(
     graph: Graph, q: np.ndarray, labels: np.ndarray, learning: Learning | None = None
 ) -> dict[str, np.ndarray]:
     trainer = reference_trainer(graph, differentiate(graph, layers(graph), learning))
-    quant = graph[graph.outputs[0]].quant
-    assert quant is not None
     for image, label in zip(q, labels, strict=True):
         (y,) = trainer.forward(image[None])
-        real = tf.constant(quant.dequantize(y))
-        with tf.GradientTape() as tape:
-            tape.watch(real)
-            loss = loss_of(real, label[None])
-        trainer.backward(tape.gradient(loss, real).numpy())
+        trainer.backward(host_gradient(graph, y, label))
+    return as_tensors(graph, trainer.gradients())
+
+
+def static_gradients(graph: Graph, q: np.ndarray, labels: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+    """The same in integers, a sample at a time, with scales found on the first 32 images and their classes."""
+    learning = Learning("1", arithmetic="int", scales="static")
+    plan = differentiate(graph, layers(graph), learning)
+    images = graph["input"].quant.quantize(digits()[0][:32])
+    told = [
+        host_gradient(graph, run_int8(graph, {"input": x[None]})[graph.outputs[0]], n)
+        for x, n in zip(images, known, strict=True)
+    ]
+    found = gradient_exponents(graph, plan, (((x[None],), g) for x, g in zip(images, told, strict=True)))
+    trainer = ReferenceTrainerInt(graph, with_static_scales(plan, found))
+    sums: dict[str, np.ndarray] = {}
+    for image, label in zip(q, labels, strict=True):
+        (y,) = trainer.forward(image[None])
+        trainer.backward(host_gradient(graph, y, label))
+        for name, gradient in trainer.gradients().items():
+            sums[name] = sums.get(name, 0) + gradient
+        trainer.abandon()
+    return as_tensors(graph, sums)
+
+
+def as_tensors(graph: Graph, gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     axes = {node.inputs[1]: REGISTRY[node.op].weight_axis(node) for node in graph.nodes if len(node.inputs) > 1}
-    return {name: np.moveaxis(g, 0, axes.get(name) or 0) for name, g in trainer.gradients().items()}
+    return {name: np.moveaxis(g, 0, axes.get(name) or 0) for name, g in gradients.items()}
 
 
-@pytest.mark.parametrize(("arithmetic", "least"), [("float", 0.999), ("int", 0.99)])
+@pytest.mark.parametrize(("arithmetic", "least"), [("float", 0.999), ("int", 0.99), ("static", 0.999)])
 @pytest.mark.parametrize("name", NETS)
-def test_gradients_of_the_fake_quantized_graph(name: str, arithmetic: Arithmetic, least: float) -> None:
+def test_gradients_of_the_fake_quantized_graph(name: str, arithmetic: Any, least: float) -> None:
     _, graph = trained(name)
     x, labels = digits()
     quant = graph["input"].quant
@@ -101,7 +134,10 @@ def test_gradients_of_the_fake_quantized_graph(name: str, arithmetic: Arithmetic
         top = module({"input": q})[graph.outputs[0]]
         loss = loss_of(top, labels)
     theirs = tape.gradient(loss, [module.constants[n] for n in learned])
-    ours = our_gradients(graph, q, labels, Learning(arithmetic=arithmetic))
+    if arithmetic == "static":
+        ours = static_gradients(graph, q, labels, digits()[1][:32])
+    else:
+        ours = our_gradients(graph, q, labels, Learning(arithmetic=arithmetic))
     cosines = {n: cosine(ours[n], their.numpy()) for n, their in zip(learned, theirs, strict=True)}
     print(name, arithmetic, {n: round(c, 5) for n, c in cosines.items()})
     assert min(cosines.values()) >= least, cosines

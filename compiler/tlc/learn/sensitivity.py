@@ -28,7 +28,7 @@ from tlc.errors import DataError, ModelError, UnsupportedOperator
 from tlc.extras import require
 from tlc.graph import Graph, Tensor
 
-__all__ = ["MAX_SAMPLES", "fisher_channels", "fisher_scores"]
+__all__ = ["MAX_SAMPLES", "check_labels", "fisher_channels", "fisher_scores", "reals"]
 
 MAX_SAMPLES = 256
 """Samples that are looked at; of more, as many are drawn."""
@@ -82,7 +82,7 @@ def fisher_channels(
     from tlc.learn.module import GraphModule
 
     try:
-        module = GraphModule(_reals(graph))
+        module = GraphModule(reals(graph))
     except UnsupportedOperator as error:
         raise UnsupportedOperator(
             "the gradient of the whole network is needed to choose what learns, and this has none",
@@ -91,13 +91,7 @@ def fisher_channels(
         ) from None
     logits = module.logits
     classes = graph[logits].elements
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise DataError(
-            f"label {wrong} is no class: the network has {classes}",
-            where=where,
-            remedy=f"number the classes from 0 to {classes - 1}",
-        )
+    check_labels(labels, classes, where)
     chosen = np.arange(len(labels))
     if len(chosen) > MAX_SAMPLES:
         chosen = np.sort(np.random.default_rng(seed).choice(len(labels), MAX_SAMPLES, replace=False))
@@ -132,11 +126,22 @@ def fisher_channels(
     return result
 
 
+def check_labels(labels: NDArray[np.int64], classes: int, where: str) -> None:
+    """Raises :class:`~tlc.errors.DataError` for the first label that is no class."""
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise DataError(
+            f"label {wrong} is no class: the network has {classes}",
+            where=where,
+            remedy=f"number the classes from 0 to {classes - 1}",
+        )
+
+
 def _rounded(score: float) -> float:
     return float(f"{score:.{DIGITS - 1}e}")
 
 
-def _reals(graph: Graph) -> Graph:
+def reals(graph: Graph) -> Graph:
     """A graph of the same reals in float32."""
     result = graph.copy()
     for name, tensor in graph.tensors.items():

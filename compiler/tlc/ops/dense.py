@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,7 @@ class Dense(Operator):
         quant = graph[node.inputs[0]].quant
         assert quant
         dy = masked(graph, node, output, dy)
-        dy = Fixed(dy.values.reshape(1, -1, dy.values.shape[-1]), dy.scale, True)
+        dy = replace(dy, values=dy.values.reshape(1, -1, dy.values.shape[-1]))
         pointwise = PointwiseAttrs()
         if 1 in sums:
             x = (inputs[0].astype(np.int64) - quant.zero_point).reshape(1, dy.values.shape[1], -1)

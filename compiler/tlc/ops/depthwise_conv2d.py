@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ class DepthwiseConv2d(Operator):
         groups, quant = inputs[0].shape[3], graph[node.inputs[0]].quant
         assert quant
         dy = masked(graph, node, output, dy)
-        dy = Fixed(dy.values[0], dy.scale, True)
+        dy = replace(dy, values=dy.values[0])
         if 1 in sums:
             x = inputs[0][0].astype(np.int64) - quant.zero_point
             sums[1].add(*weight_gradient(node, node.attrs, x, dy, groups, inputs[1].shape[1:3]))

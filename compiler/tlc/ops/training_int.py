@@ -10,8 +10,8 @@ which is how the C code finds the scale while it writes. Details: ``firmware/inc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "BITS",
     "ONE",
     "Fixed",
+    "Site",
     "add_bias_gradient",
     "add_many_to_one",
     "convolution_calls_int",
@@ -83,6 +84,34 @@ def _bits(values: Ints) -> int:
     return int(np.bitwise_or.reduce((values ^ (values >> 63)).ravel(), initial=0)).bit_length()
 
 
+def near(x: Array, shift: int) -> Ints:
+    """x / 2^shift to the nearest, halves up."""
+    x = np.asarray(x, np.int64)
+    shifted: Ints = ((x >> (shift - 1)) + 1) >> 1 if shift else x
+    return shifted
+
+
+@dataclass
+class Site:
+    """A place of the backward pass that writes a gradient whose scale is its own."""
+
+    written: int = 0
+    """Static: what comes is shifted right by this; 0: the scale is dynamic."""
+    kept: int = 0
+    """And what is there by this."""
+    scale: int = 0
+    """Dynamic: what it was found to be; 0: nothing was written but zeros."""
+
+    def write(self, there: Ints | None, values: Ints, bits: int) -> Ints:
+        """The values as a static scale has them, saturated."""
+        room = BITS - bits
+        result = near(values, min(self.written - room, 31))
+        if there is not None:
+            result = result + near(there, min(self.kept, 31))
+        saturated = np.clip(result, -(1 << BITS), (1 << BITS) - 1)
+        return (saturated + (1 << room >> 1)) >> room
+
+
 @dataclass
 class Fixed:
     """A gradient: real = values · 2^(scale − ONE).
@@ -96,6 +125,10 @@ class Fixed:
     whole: Shape | None = None
     """Of a slice: the shape of what is added, of which ``part`` is taken."""
     part: Any = ...
+    sites: Iterator[Site] | None = None
+    """What adds to it next; None: the scale is dynamic, and nobody wants to know."""
+    scaled_at: Iterator[Site] | None = None
+    """Of an output's gradient: what writes it once more, times the weights' scales."""
 
     @staticmethod
     def zeros(shape: Shape, part: Any = ...) -> Fixed:
@@ -110,7 +143,13 @@ class Fixed:
     def add(self, values: Ints, scale: int, bits: int = BITS) -> None:
         """Adds exact sums below 2^31; the result is shifted so that ``bits`` are left."""
         values = np.asarray(values).reshape(self.whole or self.values.shape)[self.part]
-        old, self.is_set = self.scale, True
+        there, old, self.is_set = self.is_set, self.scale, True
+        site = next(self.sites) if self.sites else Site()
+        if site.written:
+            self.scale = times(scale, site.written)
+            assert not (there and old) or self.scale == old + site.kept, "shifts must meet"
+            self.values = site.write(self.values if there else None, values, bits)
+            return
         scale += 1
         ahead = old - scale
         if old and ahead > 14:
@@ -122,6 +161,7 @@ class Fixed:
             total = total + (odd(self.values, min(max(-ahead, 0), 31)) << min(max(ahead, 0), 14))
         shift = max(0, _bits(total) - bits)
         self.values, self.scale = odd(total, shift), scale + shift
+        site.scale = self.scale if self.values.any() else 0
 
     def put(self, other: Fixed) -> None:
         """Adds another gradient, or where there is none is it."""
@@ -168,7 +208,7 @@ def masked(graph: Graph, node: Node, output: Array, dy: Fixed, reach: Range | No
     if found is None:
         return dy
     held = (output <= found[0]) | (output >= found[1])
-    return Fixed(np.where(held, 0, dy.values), dy.scale, True)
+    return replace(dy, values=np.where(held, 0, dy.values))
 
 
 def copy_call_int(graph: Graph, node: Node, index: int, add: bool) -> Call:
@@ -413,6 +453,7 @@ def scaled(graph: Graph, node: Node, dy: Fixed, groups: int) -> Fixed:
     """dy times the weights' scales, with the bits that the sums have room for."""
     mult, exponent = _scale_table(graph, node)
     result = Fixed.zeros(dy.values.shape)
+    result.sites = dy.scaled_at
     bits = _kept_bits(node, _terms(graph, node, groups))
     result.add(dy.values * mult.astype(np.int64), times(dy.scale, exponent), bits)
     return result

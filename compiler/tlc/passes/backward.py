@@ -61,6 +61,9 @@ class Plan:
     aux_top: str = ""
     """Of a segment with a head at the cut: the activation whose gradient the loss gives, with which the backward pass begins
     beside the top, the cut. The head's share of the cut's gradient is added to what is handed in there."""
+    shifts: Mapping[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
+    """Static scales of gradients in integers (:func:`tlc.passes.static_scales.with_static_scales`): of a node, the tensor whose
+    gradient it writes, and the how manieth time, by how much what comes and what is there are shifted."""
 
 
 def last_layer(graph: Graph) -> dict[str, str]:

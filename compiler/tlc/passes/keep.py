@@ -24,6 +24,7 @@ CHANNELS = {
     "tlc_conv2d_weight_grad_f32": "in_c",
     "tlc_dense_weight_grad_f32": "in",
     "tlc_conv2d_weight_grad_s16": "in_c",
+    "tlc_conv2d_weight_static_grad_s16": "in_c",
 }
 """Weights' gradients, and the field that tells the channels of what they read."""
 

@@ -23,7 +23,7 @@ from tlc.program import Buffer, Learned, Program, Step, TailPart, align
 __all__ = ["gradient_name", "schedule", "scratch_name", "sum_name"]
 
 
-IN_PLACE = ("_plane_grad_f32", "_in_place_grad_s16")
+IN_PLACE = ("_plane_grad_f32", "_in_place_grad_s16", "_in_place_static_grad_s16")
 """How the functions are called whose gradient may lie over the one that they read."""
 
 

@@ -9,6 +9,11 @@
  * order, the last bit is set where anything but zeros is shifted out ("rounding to odd": Boldo and Melquiond, IEEE
  * Trans. Computers 57(4), 2008): shifting twice is then shifting once, and the error has no bias.
  *
+ * Where scales are static (PRIOT, arXiv 2503.16860, says this of shifts that are constants, and dynamic of NITI's way)
+ * nothing is measured but the gradient handed in: functions with `static` in their names shift what comes right by
+ * `written` places, 1 at least, to the nearest, what is there by `kept`, and saturate the sum. Weights' and biases'
+ * gradients replace what is there.
+ *
  * Gradients of activations are with respect to reals, those of weights with respect to the real over the scale of the
  * layer's input, which the optimizer's multipliers hold. The definition is compiler/tlc/ops/training_int.py.
  */
@@ -55,11 +60,13 @@ void tlc_masked_grad_s16(const tlc_masked_grad_t *p, const uint8_t *bits, tlc_gr
 
 typedef struct {
     uint32_t elements;
-    uint8_t add; /* always: without it, the two are the same bytes */
+    uint8_t add;           /* always: without it, the two are the same bytes */
+    int32_t written, kept; /* static: see above */
 } tlc_copy_grad_s16_t;
 
 /* dx += dy, both (elements) */
 void tlc_copy_grad_s16(const tlc_copy_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx);
+void tlc_copy_static_grad_s16(const tlc_copy_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx);
 
 typedef struct {
     uint32_t in_h, in_w, channels;
@@ -85,6 +92,7 @@ typedef struct {
     int32_t mult, shift; /* mult * 2^-shift: 14 bits and a sign, or 15 */
     int32_t exponent;    /* of the factor, beyond mult * 2^-shift */
     uint8_t add;
+    int32_t written, kept; /* of sums, static */
 } tlc_move_grad_s16_t;
 
 /* dx = factor * dy, one to one or one to many: means, transpositions, pads, signs. */
@@ -92,6 +100,7 @@ void tlc_move_grad_s16(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy, tlc_g
 
 /* dx (+)= sums of mult * (dy >> shift), many to one: what a broadcast gives back. scratch: int32 (elements) */
 void tlc_sum_grad_s16(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch);
+void tlc_sum_static_grad_s16(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch);
 
 /* `loops` (rank, 3) over the elements of dy: count, step of dx, step of the other factor. */
 typedef struct {
@@ -103,11 +112,14 @@ typedef struct {
     int32_t mult;     /* scale of the other factor: 15 bits */
     int32_t exponent; /* of it */
     uint8_t add;
+    int32_t written, kept; /* static */
 } tlc_mul_grad_s16_t;
 
 /* dx (+)= dy * scale * (other - other_zp). scratch: int32 (elements) */
 void tlc_mul_grad_s16(const tlc_mul_grad_s16_t *p, const int8_t *other, const tlc_grad_t *dy, tlc_grad_t *dx,
                       void *scratch);
+void tlc_mul_static_grad_s16(const tlc_mul_grad_s16_t *p, const int8_t *other, const tlc_grad_t *dy, tlc_grad_t *dx,
+                             void *scratch);
 
 typedef struct {
     uint32_t rows, classes;
@@ -116,11 +128,14 @@ typedef struct {
     int8_t shift;
     int32_t beta, exponent; /* beta = beta * 2^exponent: 15 bits */
     uint8_t add;
+    int32_t written, kept; /* static */
 } tlc_softmax_grad_s16_t;
 
 /* From the logits x (rows, classes): dx (+)= beta p (dy - sum of dy p). scratch: int32 (rows, classes) */
 void tlc_softmax_grad_s16(const tlc_softmax_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dx,
                           void *scratch);
+void tlc_softmax_static_grad_s16(const tlc_softmax_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dx,
+                                 void *scratch);
 
 /* ---- layers with weights ---- */
 
@@ -130,10 +145,12 @@ typedef struct {
     int32_t exponent;
     int32_t bits; /* that are left of each value, so that the sums over channels and taps fit */
     uint8_t per_channel;
+    int32_t written; /* static: at least 16 - bits */
 } tlc_scale_grad_s16_t;
 
 /* dy (rows, channels) times the weights' scales, in place */
 void tlc_scale_grad_s16(const tlc_scale_grad_s16_t *p, tlc_grad_t *dy);
+void tlc_scale_static_grad_s16(const tlc_scale_grad_s16_t *p, tlc_grad_t *dy);
 
 /* Positions and steps are signed: a window may begin outside the image. A dense layer is a pointwise convolution. */
 typedef struct {
@@ -147,6 +164,7 @@ typedef struct {
     int32_t headroom;                       /* weights' gradient: bits taken off dy, so that sums over positions fit */
     int32_t chunk;                          /* weights' gradient: positions taken at once, an even number */
     uint8_t add;                            /* input's gradient */
+    int32_t written, kept;                  /* static */
 } tlc_conv2d_grad_s16_t;
 
 #define TLC_PANEL 8 /* output channels whose weights' gradients are computed together */
@@ -155,34 +173,46 @@ typedef struct {
  * scratch: int16 (TLC_PANEL + 4, chunk); where there are more positions, also int32 (TLC_PANEL, row of dw) */
 void tlc_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dw,
                                 void *scratch);
+void tlc_conv2d_weight_static_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy,
+                                       tlc_grad_t *dw, void *scratch);
 
 /* The same for dw (outs, kernel_h, kernel_w), where output channel c * (out_c / in_c) + m reads input channel c.
  * scratch: int16 (out_h * out_w, and what the windows cover, as tlc_depthwise_conv2d_s8 has it) */
 void tlc_depthwise_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy,
                                           tlc_grad_t *dw, void *scratch);
+void tlc_depthwise_conv2d_weight_static_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy,
+                                                 tlc_grad_t *dw, void *scratch);
 
 /* dy (out_h, out_w, out_c), scaled -> dx (in_h, in_w, in_c).
  * scratch: int16 (kernel_h * kernel_w, out_c / groups rounded up to even, 4) */
 void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy, tlc_grad_t *dx,
                                void *scratch);
+void tlc_conv2d_input_static_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
+                                      tlc_grad_t *dx, void *scratch);
 
 /* scratch: int32 (in_h, in_w) where out_c is not in_c; int16 (kernel_h * kernel_w rounded up to even, a row each);
  * int16 (in_h + (kernel_h - 1) * dilation_h, in_w + (kernel_w - 1) * dilation_w), and one more */
 void tlc_depthwise_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
                                          tlc_grad_t *dx, void *scratch);
+void tlc_depthwise_conv2d_input_static_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
+                                                tlc_grad_t *dx, void *scratch);
 
 /* The same where dx may lie over dy, since both are of one size and out_c is in_c. */
 void tlc_depthwise_conv2d_in_place_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, tlc_grad_t *dy,
                                             tlc_grad_t *dx, void *scratch);
+void tlc_depthwise_conv2d_in_place_static_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, tlc_grad_t *dy,
+                                                   tlc_grad_t *dx, void *scratch);
 
 typedef struct {
     uint32_t rows; /* positions summed over, below 65,536 */
     uint32_t channels;
     uint32_t out_first, outs; /* of which db is computed */
+    int32_t written;          /* static */
 } tlc_bias_grad_s16_t;
 
 /* dy (rows, channels) -> db (outs), added to */
 void tlc_bias_grad_s16(const tlc_bias_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *db);
+void tlc_bias_static_grad_s16(const tlc_bias_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *db);
 
 /* ---- the optimizer ---- */
 

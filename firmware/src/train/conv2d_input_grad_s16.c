@@ -94,10 +94,28 @@ static __attribute__((noinline)) void put(const tlc_conv2d_grad_s16_t *p, tlc_wr
     }
 }
 
+/* The same of a static scale. */
+static inline void store(const tlc_conv2d_grad_s16_t *p, const tlc_writer_t *w, uint32_t pixel, int32_t channel,
+                         int32_t count, const tlc_panel_sum_t *sum) {
+    const uint32_t at = pixel * (uint32_t)p->in_c + (uint32_t)channel;
+    const int32_t values[4] = {sum->p0, sum->p1, sum->p2, sum->p3};
+    for (int32_t r = 0; r < count; ++r) {
+        tlc_writer_store(w, at + (uint32_t)r, values[r]);
+    }
+}
+
 /* The same for four channels where nothing is added to. */
 static inline __attribute__((always_inline)) void put_4(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w, uint32_t pixel,
                                                         int32_t channel, int16_t *to, int32_t *total,
-                                                        const tlc_panel_sum_t *sum) {
+                                                        const tlc_panel_sum_t *sum, const int is_static) {
+    if (is_static) {
+        const int32_t written = *total;
+        to[0] = tlc_near_s16(sum->p0, written);
+        to[1] = tlc_near_s16(sum->p1, written);
+        to[2] = tlc_near_s16(sum->p2, written);
+        to[3] = tlc_near_s16(sum->p3, written);
+        return;
+    }
     const uint32_t magnitude =
         tlc_magnitude(sum->p0) | tlc_magnitude(sum->p1) | tlc_magnitude(sum->p2) | tlc_magnitude(sum->p3);
     if (tlc_is_over(magnitude, *total, TLC_GRAD_BITS)) {
@@ -113,40 +131,42 @@ static inline __attribute__((always_inline)) void put_4(const tlc_conv2d_grad_s1
 }
 
 /* Four channels of all positions, which all see one output each. */
-static void pointwise(const block_t *b, tlc_writer_t *w, int32_t channel) {
+static inline __attribute__((always_inline)) void pointwise(const block_t *b, tlc_writer_t *w, int32_t channel,
+                                                            const int is_static) {
     const tlc_conv2d_grad_s16_t *p = b->p;
     const int16_t *g = b->dy;
     const uint32_t pixels = (uint32_t)(p->in_h * p->in_w), pairs = b->pairs;
     const int32_t step = p->out_c, to_step = p->in_c;
     int16_t *to = w->q + channel;
-    int32_t total = tlc_writer_total(w);
+    int32_t total = is_static ? w->written : tlc_writer_total(w);
     for (uint32_t i = 0; i < pixels; ++i, g += step, to += to_step) {
         tlc_panel_sum_t sum = {0, 0, 0, 0};
         tlc_panel(b->panel, g, pairs, &sum);
-        put_4(p, w, i, channel, to, &total, &sum);
+        put_4(p, w, i, channel, to, &total, &sum, is_static);
     }
 }
 
 /* The same where windows have more than one tap. */
-static void windows(const block_t *b, tlc_writer_t *w, int32_t channel) {
+static inline __attribute__((always_inline)) void windows(const block_t *b, tlc_writer_t *w, int32_t channel,
+                                                          const int is_static) {
     const tlc_conv2d_grad_s16_t *p = b->p;
     int16_t *to = w->q + channel;
-    int32_t total = tlc_writer_total(w);
+    int32_t total = is_static ? w->written : tlc_writer_total(w);
     uint32_t pixel = 0;
     for (int32_t iy = 0; iy < p->in_h; ++iy) {
         for (int32_t ix = 0; ix < p->in_w; ++ix, ++pixel, to += p->in_c) {
             const tlc_panel_sum_t sum = position(b, iy, ix);
-            put_4(p, w, pixel, channel, to, &total, &sum);
+            put_4(p, w, pixel, channel, to, &total, &sum, is_static);
         }
     }
 }
 
-void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy, tlc_grad_t *dx,
-                               void *scratch) {
+static inline __attribute__((always_inline)) void input_grad(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w,
+                                                             const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch,
+                                                             tlc_writer_t writer, const int is_static) {
     const int32_t depth = p->in_c / p->groups, outputs = p->out_c / p->groups, pixels = p->in_h * p->in_w;
     const int is_pointwise =
         p->kernel_h * p->kernel_w == 1 && p->stride_h * p->stride_w == 1 && pixels == p->out_h * p->out_w;
-    tlc_writer_t writer = tlc_writer(dx, dy->scale, p->add);
     for (int32_t group = 0; group < p->groups; ++group) {
         const block_t b = {p, scratch, tlc_grad_const_values(dy) + group * outputs, (uint32_t)(outputs + 1) / 2};
         tlc_rows_t after = *w;
@@ -156,9 +176,9 @@ void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, co
             fill(p, &after, c, count, scratch);
             if (!writer.adds && count == 4) {
                 if (is_pointwise) {
-                    pointwise(&b, &writer, channel);
+                    pointwise(&b, &writer, channel, is_static);
                 } else {
-                    windows(&b, &writer, channel);
+                    windows(&b, &writer, channel, is_static);
                 }
                 continue;
             }
@@ -167,7 +187,11 @@ void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, co
                 for (int32_t i = 0; i < pixels; ++i, g += p->out_c) {
                     tlc_panel_sum_t sum = {0, 0, 0, 0};
                     tlc_panel(b.panel, g, b.pairs, &sum);
-                    put(p, &writer, (uint32_t)i, channel, count, &sum);
+                    if (is_static) {
+                        store(p, &writer, (uint32_t)i, channel, count, &sum);
+                    } else {
+                        put(p, &writer, (uint32_t)i, channel, count, &sum);
+                    }
                 }
                 continue;
             }
@@ -175,11 +199,25 @@ void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, co
             for (int32_t iy = 0; iy < p->in_h; ++iy) {
                 for (int32_t ix = 0; ix < p->in_w; ++ix) {
                     const tlc_panel_sum_t sum = position(&b, iy, ix);
-                    put(p, &writer, pixel++, channel, count, &sum);
+                    if (is_static) {
+                        store(p, &writer, pixel++, channel, count, &sum);
+                    } else {
+                        put(p, &writer, pixel++, channel, count, &sum);
+                    }
                 }
             }
         }
         *w = after;
     }
     tlc_writer_end(&writer, dx);
+}
+
+void tlc_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy, tlc_grad_t *dx,
+                               void *scratch) {
+    input_grad(p, w, dy, dx, scratch, tlc_writer(dx, dy->scale, p->add), 0);
+}
+
+void tlc_conv2d_input_static_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
+                                      tlc_grad_t *dx, void *scratch) {
+    input_grad(p, w, dy, dx, scratch, tlc_writer_static(dx, dy->scale, p->add, p->written, p->kept), 1);
 }

@@ -179,9 +179,29 @@ static void put(const block_t *b, tlc_writer_t *w, uint32_t column, const tlc_pa
     }
 }
 
+/* The same of a static scale. */
+static void store(const block_t *b, const tlc_writer_t *w, uint32_t column, const tlc_panel_sum_t *values) {
+    const uint32_t row = b->row;
+    int16_t *to = w->q + (uint32_t)(b->first - b->p->out_first) * row + column;
+    const int32_t written = w->written;
+    for (int32_t left = b->outputs; left > 0; left -= 4, ++values, to += 4 * row) {
+        to[0] = tlc_near_s16(values->p0, written);
+        if (left > 1) {
+            to[row] = tlc_near_s16(values->p1, written);
+        }
+        if (left > 2) {
+            to[2 * row] = tlc_near_s16(values->p2, written);
+        }
+        if (left > 3) {
+            to[3 * row] = tlc_near_s16(values->p3, written);
+        }
+    }
+}
+
 /* Over positions [start, start + count). */
-static void take_chunk(const block_t *b, const int8_t *x, const int16_t *dy, int32_t start, int32_t count,
-                       tlc_writer_t *w) {
+static inline __attribute__((always_inline)) void take_chunk(const block_t *b, const int8_t *x, const int16_t *dy,
+                                                             int32_t start, int32_t count, tlc_writer_t *w,
+                                                             const int is_static) {
     const tlc_conv2d_grad_s16_t *p = b->p;
     const uint32_t pairs = (uint32_t)(count + 1) / 2;
     fill_panels(b, dy, start, count);
@@ -194,6 +214,10 @@ static void take_chunk(const block_t *b, const int8_t *x, const int16_t *dy, int
                 tlc_panel_sum_t sum[TLC_PANEL / 4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
                 for (int32_t four = 0; 4 * four < b->outputs; ++four) {
                     tlc_panel(b->panels + four * 4 * p->chunk, b->planes + i * p->chunk, pairs, &sum[four]);
+                }
+                if (b->sums == NULL && is_static) {
+                    store(b, w, column, sum);
+                    continue;
                 }
                 if (b->sums == NULL) {
                     put(b, w, column, sum);
@@ -208,13 +232,13 @@ static void take_chunk(const block_t *b, const int8_t *x, const int16_t *dy, int
     }
 }
 
-void tlc_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dw,
-                                void *scratch) {
+static inline __attribute__((always_inline)) void weight_grad(const tlc_conv2d_grad_s16_t *p, const int8_t *x,
+                                                              const tlc_grad_t *dy, tlc_grad_t *dw, void *scratch,
+                                                              tlc_writer_t w, const int is_static) {
     const int32_t positions = p->out_h * p->out_w, depth = p->in_c / p->groups, share = p->out_c / p->groups;
     int16_t *const panels = scratch, *const planes = panels + TLC_PANEL * p->chunk;
     int32_t *const sums = positions > p->chunk ? (int32_t *)(void *)(planes + 4 * p->chunk) : NULL;
     const uint32_t row = (uint32_t)(p->kernel_h * p->kernel_w * p->ins);
-    tlc_writer_t w = tlc_writer(dw, tlc_grad_times(dy->scale, p->headroom), 1);
     const int32_t last = p->out_first + p->outs;
     for (int32_t o = p->out_first; o < last;) {
         const int32_t group = o / share;
@@ -224,14 +248,29 @@ void tlc_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x,
         }
         for (int32_t start = 0; start < positions; start += p->chunk) {
             take_chunk(&b, x + group * depth + p->in_first, tlc_grad_const_values(dy), start,
-                       least(p->chunk, positions - start), &w);
+                       least(p->chunk, positions - start), &w, is_static);
         }
         for (uint32_t column = 0; sums != NULL && column < row; ++column) {
             const int32_t *v = sums + TLC_PANEL * column;
             const tlc_panel_sum_t sum[TLC_PANEL / 4] = {{v[0], v[1], v[2], v[3]}, {v[4], v[5], v[6], v[7]}};
-            put(&b, &w, column, sum);
+            if (is_static) {
+                store(&b, &w, column, sum);
+            } else {
+                put(&b, &w, column, sum);
+            }
         }
         o += b.outputs;
     }
     tlc_writer_end(&w, dw);
+}
+
+void tlc_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dw,
+                                void *scratch) {
+    weight_grad(p, x, dy, dw, scratch, tlc_writer(dw, tlc_grad_times(dy->scale, p->headroom), 1), 0);
+}
+
+void tlc_conv2d_weight_static_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy,
+                                       tlc_grad_t *dw, void *scratch) {
+    const uint32_t scale = tlc_grad_times(dy->scale, p->headroom);
+    weight_grad(p, x, dy, dw, scratch, tlc_writer_static(dw, scale, 0, p->written, 0), 1);
 }

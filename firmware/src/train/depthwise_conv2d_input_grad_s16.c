@@ -93,7 +93,11 @@ static inline __attribute__((always_inline)) int32_t window_wide(const int16_t *
 /* One pixel where nothing is added to. */
 static inline __attribute__((always_inline)) void put_fresh(const tlc_conv2d_grad_s16_t *p, tlc_writer_t *w,
                                                             uint32_t pixel, int32_t channel, int16_t *to,
-                                                            int32_t *total, int32_t value) {
+                                                            int32_t *total, int32_t value, const int is_static) {
+    if (is_static) {
+        *to = tlc_near_s16(value, *total);
+        return;
+    }
     if (tlc_is_over(tlc_magnitude(value), *total, TLC_GRAD_BITS)) {
         put(p, w, pixel, channel, value);
         *total = tlc_writer_total(w);
@@ -106,54 +110,57 @@ static inline __attribute__((always_inline)) void put_fresh(const tlc_conv2d_gra
 static inline __attribute__((always_inline)) void windows_fresh(const tlc_conv2d_grad_s16_t *p, const int16_t *plane,
                                                                 const plane_size_t *size, const int16_t *taps,
                                                                 tlc_writer_t *w, int32_t channel,
-                                                                const int32_t kernel_w) {
+                                                                const int32_t kernel_w, const int is_static) {
     const int16_t *const end = taps + p->kernel_h * size->columns;
     const int32_t width = size->width, step = p->in_c, gap = width - p->in_w;
     int16_t *to = w->q + channel;
-    int32_t total = tlc_writer_total(w);
+    int32_t total = is_static ? w->written : tlc_writer_total(w);
     const uint32_t in_w = (uint32_t)p->in_w, pixels = (uint32_t)p->in_h * in_w;
     for (uint32_t row = 0; row < pixels; row += in_w, plane += gap) {
         for (uint32_t pixel = row; pixel < row + in_w; ++pixel, ++plane, to += step) {
             const int32_t value = kernel_w != 0 ? window_wide(plane, width, taps, end, kernel_w)
                                                 : window(p, plane, width, taps, size->columns);
-            put_fresh(p, w, pixel, channel, to, &total, value);
+            put_fresh(p, w, pixel, channel, to, &total, value, is_static);
         }
     }
 }
 
 /* 3x3 without dilation. */
-static void windows_3x3(const tlc_conv2d_grad_s16_t *p, const int16_t *plane, int32_t width, const int16_t *taps,
-                        tlc_writer_t *w, int32_t channel) {
+static inline __attribute__((always_inline)) void windows_3x3(const tlc_conv2d_grad_s16_t *p, const int16_t *plane,
+                                                              int32_t width, const int16_t *taps, tlc_writer_t *w,
+                                                              int32_t channel, const int is_static) {
     const tlc_pair_t a = tlc_pair(taps), b = tlc_pair(taps + 4), c = tlc_pair(taps + 8);
     const int32_t a2 = taps[2], b2 = taps[6], c2 = taps[10], step = p->in_c, gap = width - p->in_w;
     int16_t *to = w->q + channel;
-    int32_t total = tlc_writer_total(w);
+    int32_t total = is_static ? w->written : tlc_writer_total(w);
     const uint32_t in_w = (uint32_t)p->in_w, pixels = (uint32_t)p->in_h * in_w;
     for (uint32_t row = 0; row < pixels; row += in_w, plane += gap) {
         for (uint32_t pixel = row; pixel < row + in_w; ++pixel, ++plane, to += step) {
-            put_fresh(p, w, pixel, channel, to, &total, window_3x3(plane, width, a, b, c, a2, b2, c2));
+            const int32_t value = window_3x3(plane, width, a, b, c, a2, b2, c2);
+            put_fresh(p, w, pixel, channel, to, &total, value, is_static);
         }
     }
 }
 
-static void write_windows(const tlc_conv2d_grad_s16_t *p, const int16_t *plane, const plane_size_t *size,
-                          const int16_t *taps, tlc_writer_t *w, int32_t channel) {
+static inline __attribute__((always_inline)) void write_windows(const tlc_conv2d_grad_s16_t *p, const int16_t *plane,
+                                                                const plane_size_t *size, const int16_t *taps,
+                                                                tlc_writer_t *w, int32_t channel, const int is_static) {
     switch (p->dilation_h == 1 && p->dilation_w == 1 ? p->kernel_w : 0) {
     case 3:
         if (p->kernel_h == 3) {
-            windows_3x3(p, plane, size->width, taps, w, channel);
+            windows_3x3(p, plane, size->width, taps, w, channel, is_static);
         } else {
-            windows_fresh(p, plane, size, taps, w, channel, 3);
+            windows_fresh(p, plane, size, taps, w, channel, 3, is_static);
         }
         break;
     case 5:
-        windows_fresh(p, plane, size, taps, w, channel, 5);
+        windows_fresh(p, plane, size, taps, w, channel, 5, is_static);
         break;
     case 7:
-        windows_fresh(p, plane, size, taps, w, channel, 7);
+        windows_fresh(p, plane, size, taps, w, channel, 7, is_static);
         break;
     default:
-        windows_fresh(p, plane, size, taps, w, channel, 0);
+        windows_fresh(p, plane, size, taps, w, channel, 0, is_static);
         break;
     }
 }
@@ -168,6 +175,8 @@ static void windows(const tlc_conv2d_grad_s16_t *p, const int16_t *plane, const 
             const int32_t value = window(p, in, size->width, taps, size->columns);
             if (sums != NULL) {
                 sums[pixel] += value;
+            } else if (w->is_static) {
+                tlc_writer_store(w, pixel * (uint32_t)p->in_c + (uint32_t)channel, value);
             } else {
                 put(p, w, pixel, channel, value);
             }
@@ -175,15 +184,15 @@ static void windows(const tlc_conv2d_grad_s16_t *p, const int16_t *plane, const 
     }
 }
 
-void tlc_depthwise_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
-                                         tlc_grad_t *dx, void *scratch) {
+static inline __attribute__((always_inline)) void input_grad(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w,
+                                                             const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch,
+                                                             tlc_writer_t writer, const int is_static) {
     const int32_t share = p->out_c / p->in_c, pixels = p->in_h * p->in_w;
     const plane_size_t size = {p->in_h + (p->kernel_h - 1) * p->dilation_h, p->in_w + (p->kernel_w - 1) * p->dilation_w,
                                p->kernel_w + (p->kernel_w & 1)};
     int32_t *const sums = share > 1 ? scratch : NULL;
     int16_t *const taps = (int16_t *)((int32_t *)scratch + (share > 1 ? pixels : 0));
     int16_t *const plane = taps + p->kernel_h * size.columns;
-    tlc_writer_t writer = tlc_writer(dx, dy->scale, p->add);
     for (int32_t channel = 0; channel < p->in_c; ++channel) {
         if (sums != NULL) {
             memset(sums, 0, (uint32_t)pixels * sizeof *sums);
@@ -197,19 +206,38 @@ void tlc_depthwise_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_row
             }
             spread(p, tlc_grad_const_values(dy) + channel * share + m, &size, plane);
             if (sums == NULL && !writer.adds) {
-                write_windows(p, plane, &size, taps, &writer, channel);
+                write_windows(p, plane, &size, taps, &writer, channel, is_static);
             } else {
                 windows(p, plane, &size, taps, sums, &writer, channel);
             }
         }
         for (int32_t i = 0; sums != NULL && i < pixels; ++i) {
-            put(p, &writer, (uint32_t)i, channel, sums[i]);
+            if (is_static) {
+                tlc_writer_store(&writer, (uint32_t)(i * p->in_c + channel), sums[i]);
+            } else {
+                put(p, &writer, (uint32_t)i, channel, sums[i]);
+            }
         }
     }
     tlc_writer_end(&writer, dx);
 }
 
+void tlc_depthwise_conv2d_input_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
+                                         tlc_grad_t *dx, void *scratch) {
+    input_grad(p, w, dy, dx, scratch, tlc_writer(dx, dy->scale, p->add), 0);
+}
+
+void tlc_depthwise_conv2d_input_static_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, const tlc_grad_t *dy,
+                                                tlc_grad_t *dx, void *scratch) {
+    input_grad(p, w, dy, dx, scratch, tlc_writer_static(dx, dy->scale, p->add, p->written, p->kept), 1);
+}
+
 void tlc_depthwise_conv2d_in_place_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, tlc_grad_t *dy,
                                             tlc_grad_t *dx, void *scratch) {
     tlc_depthwise_conv2d_input_grad_s16(p, w, dy, dx, scratch);
+}
+
+void tlc_depthwise_conv2d_in_place_static_grad_s16(const tlc_conv2d_grad_s16_t *p, tlc_rows_t *w, tlc_grad_t *dy,
+                                                   tlc_grad_t *dx, void *scratch) {
+    tlc_depthwise_conv2d_input_static_grad_s16(p, w, dy, dx, scratch);
 }

@@ -35,13 +35,13 @@ static int32_t tap_gradient(const tlc_conv2d_grad_s16_t *p, const int16_t *g, co
     return sum;
 }
 
-void tlc_depthwise_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy,
-                                          tlc_grad_t *dw, void *scratch) {
+static inline __attribute__((always_inline)) void taps_gradients(const tlc_conv2d_grad_s16_t *p, const int8_t *x,
+                                                                 const tlc_grad_t *dy, tlc_grad_t *dw, void *scratch,
+                                                                 tlc_writer_t w) {
     const int32_t positions = p->out_h * p->out_w, share = p->out_c / p->in_c;
     const int32_t height = (p->out_h - 1) * p->stride_h + (p->kernel_h - 1) * p->dilation_h + 1;
     const int32_t width = (p->out_w - 1) * p->stride_w + (p->kernel_w - 1) * p->dilation_w + 1;
     int16_t *const gradients = scratch, *const plane = gradients + positions;
-    tlc_writer_t w = tlc_writer(dw, tlc_grad_times(dy->scale, p->headroom), 1);
     uint32_t at = 0;
     for (int32_t o = p->out_first; o < p->out_first + p->outs; ++o) {
         if (o % share == 0 || o == p->out_first) {
@@ -59,4 +59,15 @@ void tlc_depthwise_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const 
         }
     }
     tlc_writer_end(&w, dw);
+}
+
+void tlc_depthwise_conv2d_weight_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy,
+                                          tlc_grad_t *dw, void *scratch) {
+    taps_gradients(p, x, dy, dw, scratch, tlc_writer(dw, tlc_grad_times(dy->scale, p->headroom), 1));
+}
+
+void tlc_depthwise_conv2d_weight_static_grad_s16(const tlc_conv2d_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy,
+                                                 tlc_grad_t *dw, void *scratch) {
+    const uint32_t scale = tlc_grad_times(dy->scale, p->headroom);
+    taps_gradients(p, x, dy, dw, scratch, tlc_writer_static(dw, scale, 0, p->written, 0));
 }

@@ -45,6 +45,8 @@ typedef struct {
     int32_t shift;
     int32_t bits;
     uint8_t adds;
+    uint8_t is_static;     /* the scale is known: */
+    int32_t written, kept; /* what comes and what is there are shifted right by these */
 } tlc_writer_t;
 
 /* Of values with `scale`, below 2^31, that are added to `grad` or replace it. */
@@ -61,6 +63,54 @@ static inline tlc_writer_t tlc_writer(tlc_grad_t *grad, uint32_t scale, int adds
         w.right = ahead >= 0 ? 0 : ahead > -31 ? -ahead : 31;
     }
     return w;
+}
+
+/* The same where the shifts are known at compile time. */
+static inline tlc_writer_t tlc_writer_static(tlc_grad_t *grad, uint32_t scale, int adds, int32_t written,
+                                             int32_t kept) {
+    return (tlc_writer_t){.q = tlc_grad_values(grad),
+                          .scale = tlc_grad_times(scale, written),
+                          .adds = adds != 0,
+                          .is_static = 1,
+                          .written = written < 31 ? written : 31,
+                          .kept = kept < 31 ? kept : 31};
+}
+
+/* x / 2^shift to the nearest, halves up; shift in [1, 31]. */
+static inline int32_t tlc_near(int32_t x, int32_t shift) { return ((x >> (shift - 1)) + 1) >> 1; }
+
+#if defined(__ARM_FEATURE_SAT) && defined(__GNUC__)
+
+static inline int16_t tlc_saturate(int32_t x) {
+    int32_t result;
+    __asm__("ssat %0, #16, %1" : "=r"(result) : "r"(x));
+    return (int16_t)result;
+}
+
+/* The two in one. */
+static inline int16_t tlc_near_s16(int32_t x, int32_t shift) {
+    int32_t result;
+    __asm__("ssat %0, #16, %1, asr #1" : "=r"(result) : "r"((x >> (shift - 1)) + 1));
+    return (int16_t)result;
+}
+
+#else
+
+static inline int16_t tlc_saturate(int32_t x) {
+    return (int16_t)(x < INT16_MIN ? INT16_MIN : x > INT16_MAX ? INT16_MAX : x);
+}
+
+static inline int16_t tlc_near_s16(int32_t x, int32_t shift) { return tlc_saturate(tlc_near(x, shift)); }
+
+#endif
+
+/* Value number `at`, of a static scale. */
+static inline void tlc_writer_store(const tlc_writer_t *w, uint32_t at, int32_t value) {
+    int32_t sum = tlc_near(value, w->written);
+    if (w->adds) {
+        sum += w->kept > 0 ? tlc_near(w->q[at], w->kept) : w->q[at];
+    }
+    w->q[at] = tlc_saturate(sum);
 }
 
 /* The sum of value number `at` and of what comes. */
@@ -98,6 +148,10 @@ static inline int tlc_is_over(uint32_t magnitude, int32_t total, int32_t bits) {
 
 /* One value, written in the order of memory. */
 static inline void tlc_writer_put(tlc_writer_t *w, uint32_t at, int32_t value) {
+    if (w->is_static) {
+        tlc_writer_store(w, at, value);
+        return;
+    }
     const int32_t sum = tlc_writer_sum(w, at, value);
     const uint32_t magnitude = tlc_magnitude(sum);
     if (tlc_writer_full(w, magnitude)) {

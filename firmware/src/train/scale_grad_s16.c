@@ -23,3 +23,17 @@ void tlc_scale_grad_s16(const tlc_scale_grad_s16_t *p, tlc_grad_t *dy) {
     }
     tlc_writer_end(&w, dy);
 }
+
+void tlc_scale_static_grad_s16(const tlc_scale_grad_s16_t *p, tlc_grad_t *dy) {
+    const uint32_t step = p->per_channel ? 1 : 0, channels = p->channels;
+    const int32_t room = TLC_GRAD_BITS - p->bits, half = room > 0 ? (int32_t)1 << (room - 1) : 0;
+    const int32_t written = p->written - room;
+    int16_t *q = tlc_grad_values(dy);
+    for (uint32_t r = 0; r < p->rows; ++r) {
+        const int16_t *mult = p->mult;
+        for (const int16_t *const end = q + channels; q != end; ++q, mult += step) {
+            *q = (int16_t)((tlc_near_s16(*q * *mult, written) + half) >> room);
+        }
+    }
+    dy->scale = tlc_grad_times(dy->scale, p->exponent + p->written);
+}

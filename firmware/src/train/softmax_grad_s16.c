@@ -7,11 +7,11 @@ static int32_t exp_of(const tlc_softmax_grad_s16_t *p, int32_t difference) {
     return difference < p->diff_min ? 0 : tlc_exp_q5(tlc_requant(difference, p->mult, p->shift));
 }
 
-void tlc_softmax_grad_s16(const tlc_softmax_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dx,
-                          void *scratch) {
+static inline __attribute__((always_inline)) void softmax_grad(const tlc_softmax_grad_s16_t *p, const int8_t *x,
+                                                               const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch,
+                                                               tlc_writer_t w) {
     int32_t *const shares = scratch; /* Q31: below one, since an exp is at most 2^31 - 1 */
     const int16_t *g = tlc_grad_const_values(dy);
-    tlc_writer_t w = tlc_writer(dx, tlc_grad_times(dy->scale, p->exponent), p->add);
     uint32_t at = 0;
     for (uint32_t row = 0; row < p->rows; ++row, x += p->classes, g += p->classes) {
         int32_t most = INT8_MIN;
@@ -36,4 +36,15 @@ void tlc_softmax_grad_s16(const tlc_softmax_grad_s16_t *p, const int8_t *x, cons
         }
     }
     tlc_writer_end(&w, dx);
+}
+
+void tlc_softmax_grad_s16(const tlc_softmax_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dx,
+                          void *scratch) {
+    softmax_grad(p, x, dy, dx, scratch, tlc_writer(dx, tlc_grad_times(dy->scale, p->exponent), p->add));
+}
+
+void tlc_softmax_static_grad_s16(const tlc_softmax_grad_s16_t *p, const int8_t *x, const tlc_grad_t *dy, tlc_grad_t *dx,
+                                 void *scratch) {
+    softmax_grad(p, x, dy, dx, scratch,
+                 tlc_writer_static(dx, tlc_grad_times(dy->scale, p->exponent), p->add, p->written, p->kept));
 }

@@ -4,7 +4,8 @@
 #include "../kernels/walk.h"
 #include "odd.h"
 
-void tlc_sum_grad_s16(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch) {
+static inline __attribute__((always_inline)) void sum_grad(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy,
+                                                           tlc_grad_t *dx, void *scratch, tlc_writer_t w) {
     const int32_t *const run = p->loops + (p->rank - 1) * TLC_LOOP_WORDS;
     const int32_t count = run[0], step_x = run[1], step_y = run[2];
     int32_t *const sums = scratch;
@@ -17,9 +18,17 @@ void tlc_sum_grad_s16(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy, tlc_gr
             *to += p->mult * tlc_odd(*from, p->shift);
         }
     } while (tlc_walk_next(&at, p->loops, p->rank));
-    tlc_writer_t w = tlc_writer(dx, tlc_grad_times(dy->scale, p->exponent), p->add);
     for (uint32_t i = 0; i < p->elements; ++i) {
         tlc_writer_put(&w, i, sums[i]);
     }
     tlc_writer_end(&w, dx);
+}
+
+void tlc_sum_grad_s16(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch) {
+    sum_grad(p, dy, dx, scratch, tlc_writer(dx, tlc_grad_times(dy->scale, p->exponent), p->add));
+}
+
+void tlc_sum_static_grad_s16(const tlc_move_grad_s16_t *p, const tlc_grad_t *dy, tlc_grad_t *dx, void *scratch) {
+    sum_grad(p, dy, dx, scratch,
+             tlc_writer_static(dx, tlc_grad_times(dy->scale, p->exponent), p->add, p->written, p->kept));
 }
