@@ -25,10 +25,19 @@ from tlc.errors import ConfigError, nearest
 from tlc_host.algorithms import ALGORITHMS, find
 from tlc_host.algorithms.base import Algorithm, Settings
 
-__all__ = ["CONFIG_FILE", "Key", "Plan", "explain", "parse_value", "plan", "read"]
+__all__ = ["CONFIG_FILE", "Key", "Plan", "check_used", "explain", "parse_value", "plan", "read"]
 
 CONFIG_FILE = "tlc.toml"
 DEFAULT = "vsl"
+
+OF_OPTIMIZERS = {
+    "host_momentum": ("momentum",),
+    "host_beta1": ("adam", "adamw"),
+    "host_beta2": ("adam", "adamw"),
+    "host_epsilon": ("adam", "adamw"),
+    "host_decay": ("adamw",),
+}
+"""Keys that only some optimizers of the host segment read."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ def plan(values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> 
                 f"algorithm '{algorithm.name}' has no key '{key}'", where=places.get(key, "[train]"), remedy=remedy
             )
     try:
-        return Plan(algorithm, algorithm.Settings.model_validate(given))
+        return check_used(Plan(algorithm, algorithm.Settings.model_validate(given)), places)
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "[train]"
@@ -106,6 +115,32 @@ def plan(values: Mapping[str, Any], places: Mapping[str, str] | None = None) -> 
             where=places.get(key, "[train]"),
             remedy=known[key].description or "" if key in known else "",
         ) from None
+
+
+def check_used(plan: Plan, places: Mapping[str, str] | None = None) -> Plan:
+    """The same plan, where all that was set of the host segment's learning is read.
+
+    Raises:
+        ConfigError: its optimizer does not know the key, or the host segment does not learn.
+    """
+    optimizer = plan.settings.host_optimizer
+    learns = plan.algorithm.host_steps(plan.settings, 1) > 0
+    for key in sorted(plan.settings.model_fields_set):
+        readers = OF_OPTIMIZERS.get(key, (optimizer,))
+        where = (places or {}).get(key, key)
+        if key.startswith("host_") and not learns:
+            raise ConfigError(
+                f"{key} has no effect: with algorithm '{plan.algorithm.name}' the host segment does not learn",
+                where=where,
+                remedy="leave it out, or take an algorithm of split learning",
+            )
+        if optimizer not in readers:
+            raise ConfigError(
+                f"{key} has no effect on host_optimizer '{optimizer}'",
+                where=where,
+                remedy=f"it belongs to {' and '.join(readers)}",
+            )
+    return plan
 
 
 def parse_value(text: str) -> tuple[str, Any]:

@@ -23,9 +23,11 @@ from tlc_host.algorithms import ALGORITHMS
 from tlc_host.algorithms.base import Event, judges
 from tlc_host.algorithms.local import Local
 from tlc_host.cohort import Cohort, Device, DeviceSteps, LinkDevice
-from tlc_host.config import DEFAULT, Plan, plan
+from tlc_host.config import DEFAULT, Plan, check_used, plan
 from tlc_host.devices import open_device
 from tlc_host.loop import Loop
+from tlc_host.model.optimizers import Settings as HostSettings
+from tlc_host.model.schedules import Schedule as HostSchedule
 from tlc_host.recorder import recorded
 from tlc_host.server_model import ServerModel
 from tlc_host.server_worker import ServerWorker
@@ -176,17 +178,42 @@ def device_steps(plan: Plan) -> DeviceSteps:
     return DeviceSteps(settings.device_momentum, settings.device_decay, settings.device_clip, schedule)
 
 
+def host_settings(plan: Plan, devices: int) -> HostSettings:
+    """What the settings say of how the host segment learns, with so many devices. The rate is told at every step."""
+    told = plan.settings
+    steps = plan.algorithm.host_steps(told, devices)
+    schedule = HostSchedule()
+    if told.host_schedule != "constant" or told.host_warm_up:
+        third, rest = max(1, -(-steps // 3)), max(1, steps - told.host_warm_up)
+        schedule = HostSchedule(told.host_schedule, told.host_warm_up, every=third, factor=0.5, total=rest)
+    return HostSettings(
+        optimizer=told.host_optimizer,
+        momentum=told.host_momentum,
+        beta1=told.host_beta1,
+        beta2=told.host_beta2,
+        epsilon=told.host_epsilon,
+        weight_decay=told.host_decay,
+        clip_norm=told.host_clip,
+        schedule=schedule,
+        batch_norm=told.host_batch_norm,
+        # Of dropout, which drops nothing else.
+        seed=told.seed if told.host_batch_norm == "training" else 0,
+    )
+
+
 def fitting(plan: Plan, bundle: Bundle) -> Plan:
     """The plan; but where the whole network is on the device, and it computes its loss itself, local learning in the
     place of the default."""
     if bundle.split or not judges(bundle) or plan.algorithm is not ALGORITHMS[DEFAULT]:
         return plan
-    return Plan(Local, Local.Settings.model_validate(plan.settings.model_dump()))
+    settings = Local.Settings.model_validate(plan.settings.model_dump(include=plan.settings.model_fields_set))
+    return check_used(Plan(Local, settings))
 
 
 def assemble(plan: Plan, server: ServerWorker, devices: Sequence[Device], shards: Sequence[Shard]) -> Loop:
     """An algorithm with its cohort, ready to run."""
     settings = plan.settings
+    server.model.configure(host_settings(plan, len(devices)))
     cohort = Cohort(deadline_s=settings.deadline_s, quorum=settings.quorum, seed=settings.seed)
     for device, shard in zip(devices, shards, strict=True):
         cohort.join(device, shard)

@@ -118,6 +118,16 @@ class ServerModel:
             return [np.concatenate(column) for column in zip(*parts, strict=True)]
         return list(session.run(None, {name: real}))
 
+    @_alone
+    def configure(self, settings: Settings) -> None:
+        """Other settings from now on. Weights stay; where training had begun, the optimizer begins anew."""
+        if settings == self.settings:
+            return
+        weights = self._trainer.module.arrays() if self._trainer else {}
+        self.settings, self._trainer = settings, None
+        if weights:
+            self.set_weights(weights)
+
     def require_trainable(self) -> None:
         """Refuses a project that cannot be trained by both sides.
 

@@ -23,7 +23,8 @@ from tlc_host.algorithms.base import BatchDone, RoundDone
 from tlc_host.cohort import Cohort, LinkDevice, TwinDevice
 from tlc_host.config import plan
 from tlc_host.loop import Loop
-from tlc_host.serve import assemble
+from tlc_host.model.optimizers import Settings as HostSettings
+from tlc_host.serve import assemble, fitting, host_settings
 from tlc_host.server_model import ServerModel
 from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session
@@ -89,6 +90,7 @@ def fresh(project: Path) -> ServerModel:
         model.weights()
         MODELS[project] = model, model.snapshot()
     model, start = MODELS[project]
+    model.configure(HostSettings())
     model.restore(start)
     return model
 
@@ -479,29 +481,33 @@ def test_a_cohort_that_never_answers_is_given_up(root: Path) -> None:
 # ---- state ----
 
 
+ADAMW = {"host_optimizer": "adamw", "host_lr": 0.01, "host_decay": 0.1, "host_schedule": "cosine", "host_clip": 0.5}
+MOMENTUM = {"host_optimizer": "momentum", "host_momentum": 0.8, "host_schedule": "step", "host_warm_up": 3}
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "more"),
     [
-        "vsl",
-        "psl",
-        "cpsl",
-        "splitfed-v1",
-        "splitfed-v2",
-        "multihop",
-        "fedavg",
-        "gossip",
-        "clustered",
-        "tinyreptile",
-        "distillation",
+        ("vsl", {}),
+        ("psl", ADAMW),
+        ("cpsl", {}),
+        ("splitfed-v1", MOMENTUM),
+        ("splitfed-v2", {}),
+        ("multihop", ADAMW),
+        ("fedavg", {}),
+        ("gossip", {}),
+        ("clustered", {}),
+        ("tinyreptile", {}),
+        ("distillation", {}),
     ],
 )
-def test_a_run_goes_on_elsewhere(root: Path, name: str) -> None:
+def test_a_run_goes_on_elsewhere(root: Path, name: str, more: dict[str, Any]) -> None:
     """From the state between rounds, on fresh twins: the trajectory of a run that was not interrupted."""
     import json
 
     alone = ("fedavg", "gossip", "clustered", "tinyreptile", "distillation")
     project = root / ("logits" if name in alone else "split")
-    whole = run(project, 3, algorithm=name, rounds=4)
+    whole = run(project, 3, algorithm=name, rounds=4, **more)
     kept: list[Any] = []
 
     def keep(loop: Loop, event: Any) -> None:
@@ -509,17 +515,16 @@ def test_a_run_goes_on_elsewhere(root: Path, name: str) -> None:
             model = loop.algorithm.server.model
             kept.append((json.dumps(loop.state()), model.save() if model.bundle.split else b""))
 
-    run(project, 3, algorithm=name, rounds=4, watch=keep)
+    run(project, 3, algorithm=name, rounds=4, watch=keep, **more)
 
     async def rest() -> Outcome:
         server = fresh(project)
-        server.load(kept[0][1])
-        chosen = plan(
-            {"algorithm": name, "rounds": 4, "batches": 4, "batch": 4, "lr": 0.1, "seed": 5, "exchange": "batch"}
-        )
+        common = {"rounds": 4, "batches": 4, "batch": 4, "lr": 0.1, "seed": 5, "exchange": "batch"}
+        chosen = plan({"algorithm": name, **common, **more})
         data = load_shard(project.parent / "data.npz", server.bundle)
         async with ServerWorker(server) as worker:
             loop = assemble(chosen, worker, twins(project, 3), deal(data, 3))
+            server.load(kept[0][1])
             await loop.restore(json.loads(kept[0][0]))
             events = [event async for event in loop.events()]
         return Outcome(loop, server, events)
@@ -815,6 +820,62 @@ def test_settings_from_a_file_the_command_line_and_set(
     (tmp_path / "tlc.toml").unlink()
     refused(tmp_path, 2, *command, "--algorithm", "esplit", says=("--algorithm", "no algorithm 'esplit'", "epsl"))
     refused(tmp_path, 2, *command, "--set", "phi", says=("--set", "'phi' is no KEY=VALUE"))
+
+
+def test_the_host_segment_learns_as_the_settings_say(root: Path) -> None:
+    """The rate is its own, goes to 0 with the run's last step, and the devices' is another."""
+    plain = run(root / "split", 2, algorithm="psl", rounds=2)
+    slow = run(root / "split", 2, algorithm="psl", rounds=2, host_lr=1e-12)
+    start = fresh(root / "split").weights()
+    for name, value in slow.host.items():
+        np.testing.assert_allclose(value, start[name], atol=1e-9)
+        assert np.abs(plain.host[name] - start[name]).max() > 1e-4
+    settings = {"rounds": 2, "batches": 5, **MOMENTUM}
+    for name, devices, steps in (("vsl", 3, 30), ("psl", 3, 10), ("splitfed-v1", 3, 10), ("cpsl", 3, 20)):
+        told = host_settings(plan({"algorithm": name, **settings}), devices)
+        assert (told.optimizer, told.momentum, told.schedule.warmup) == ("momentum", 0.8, 3)
+        rates = [told.schedule(step) for step in range(3, 3 + steps)]
+        assert [rates.count(rate) for rate in (1.0, 0.5, 0.25)] == [-(-steps // 3)] * 2 + [steps - 2 * -(-steps // 3)]
+        falls = host_settings(plan({"algorithm": name, "rounds": 2, "batches": 5, "host_schedule": "cosine"}), devices)
+        assert 0 < falls.schedule(steps - 1) < 0.03 and falls.schedule(steps) == 0
+    # the trainer really has them, and takes the rate that the schedule says
+    falls_to = run(root / "split", 2, algorithm="psl", rounds=1, **ADAMW).loop.algorithm.server.model
+    assert (falls_to.settings.optimizer, falls_to.settings.clip_norm, falls_to.settings.schedule.total) == (
+        "adamw",
+        0.5,
+        4,
+    )
+    assert {name.split("/")[0] for name in falls_to.snapshot()} >= {"m", "v", "weight"}
+
+
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [
+        ({"host_optimizer": "adamm"}, "host_optimizer must be 'sgd', 'momentum', 'adam' or 'adamw', but is adamm"),
+        ({"host_optimizer": "momentum", "host_momentum": 1.0}, "host_momentum must be less than 1, but is 1.0"),
+        ({"host_optimzer": "adam"}, "did you mean host_optimizer"),
+        ({"host_lr": -0.1}, "host_lr must be .* 0, but is -0.1"),
+        ({"host_decay": 0.1}, "host_decay has no effect on host_optimizer 'sgd'; it belongs to adamw"),
+        ({"algorithm": "fedavg", "host_lr": 0.1}, "with algorithm 'fedavg' the host segment does not learn"),
+    ],
+)
+def test_settings_of_the_host_segment_that_make_no_sense(values: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        plan(values)
+
+
+def test_a_network_without_a_host_segment_has_no_settings_of_one(root: Path) -> None:
+    from tlc import bundle as bundles
+
+    bundle = bundles.load(root / "split")
+    learning = bundle.learning
+    assert learning is not None
+    whole = bundle.model_copy(
+        update={"host_sha256": None, "learning": dataclasses.replace(learning, loss="softmax-ce")}
+    )
+    assert fitting(plan({"batches": 3}), whole).settings.batches == 3
+    with pytest.raises(ConfigError, match="host_lr has no effect: with algorithm 'local'"):
+        fitting(plan({"host_lr": 0.1}), whole)
 
 
 def test_every_key_is_explained() -> None:

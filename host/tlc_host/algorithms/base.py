@@ -77,11 +77,44 @@ class Settings(BaseModel):
         description="The devices' rate from step to step: `step` halves it after every third of the steps, `cosine` takes it to 0.",
     )
     device_warm_up: int = Field(0, ge=0, description="Steps over which the devices' rate first rises from 0.")
+    host_optimizer: Literal["sgd", "momentum", "adam", "adamw"] = Field(
+        "sgd", description="How the host segment learns, where it does."
+    )
+    host_lr: float = Field(
+        0.0, ge=0, lt=math.inf, description="Learning rate of the host segment; 0: that of both halves, `lr`."
+    )
+    host_momentum: float = Field(0.9, ge=0, lt=1, description="Of `momentum`.")
+    host_beta1: float = Field(0.9, ge=0, lt=1, description="Of `adam` and `adamw`: decay of the gradients' mean.")
+    host_beta2: float = Field(0.999, ge=0, lt=1, description="Of `adam` and `adamw`: decay of their squares' mean.")
+    host_epsilon: float = Field(1e-8, ge=0, lt=math.inf, description="Of `adam` and `adamw`: added to the root.")
+    host_decay: float = Field(0.01, ge=0, lt=math.inf, description="Weight decay of `adamw`.")
+    host_clip: float = Field(
+        0.0,
+        ge=0,
+        lt=math.inf,
+        description="Norm to which a longer mean gradient of the whole host segment is scaled down; 0: none.",
+    )
+    host_schedule: Literal["constant", "step", "cosine"] = Field(
+        "constant",
+        description="The host segment's rate from step to step: `step` halves it after every third of its steps, `cosine` takes "
+        "it to 0.",
+    )
+    host_warm_up: int = Field(0, ge=0, description="Steps over which the host segment's rate first rises from 0.")
+    host_batch_norm: Literal["frozen", "training"] = Field(
+        "frozen",
+        description="What the host segment's batch normalization takes: the running statistics, which stay; or those of the "
+        "batch, and the running ones follow, and dropout drops.",
+    )
     requantize: Requantize = Field(
         "feedback",
         description="How averages of int8 tensors become int8: `feedback` adds what rounding took away to the next average, "
         "`stochastic` rounds at random, `nearest` is there to compare.",
     )
+
+    @property
+    def host_rate(self) -> float:
+        """Learning rate of the host segment."""
+        return self.host_lr or self.lr
 
 
 @dataclass(frozen=True)
@@ -219,6 +252,11 @@ class Algorithm(ABC):
                 remedy="compile with --loss softmax-ce, or with another --cut",
             )
 
+    @classmethod
+    def host_steps(cls, settings: Any, devices: int) -> int:
+        """Optimizer steps of the host segment in a whole run; 0 where it does not learn."""
+        return 0
+
     @abstractmethod
     async def round(self) -> None:
         """One round."""
@@ -305,6 +343,11 @@ class Split(Algorithm):
             )
         super().require(bundle, where)
 
+    @classmethod
+    def host_steps(cls, settings: Any, devices: int) -> int:
+        """One for a batch of all devices together, or, with a copy of L for each, of every copy."""
+        return int(settings.rounds * settings.batches)
+
     def slots(self, members: Sequence[Member]) -> Iterator[Slot]:
         """The next batch of each, in pieces; who was left out meanwhile is in no further one."""
         b = self.settings.batch
@@ -342,7 +385,7 @@ class Split(Algorithm):
     async def apply(self, tally: Tally) -> None:
         """L ← L − η ∇L, of the mean loss over the batch."""
         if tally.samples:
-            await self.server.apply(self.settings.lr)
+            await self.server.apply(self.settings.host_rate)
 
 
 class Federated(Algorithm):

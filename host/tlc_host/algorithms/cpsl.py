@@ -38,6 +38,11 @@ class CPSL(EdgeSplit):
             2, ge=1, description="Clusters M; 1 is EdgeSplit, as many as devices vanilla split learning."
         )
 
+    @classmethod
+    def host_steps(cls, settings: Settings, devices: int) -> int:
+        """One for a batch of every cluster."""
+        return super().host_steps(settings, devices) * min(settings.clusters, devices)
+
     async def round(self) -> None:
         """Each cluster in turn."""
         present = self.cohort.present

@@ -10,8 +10,8 @@ L is cut over a chain of servers, L = L_K ∘ … ∘ L_1. In a batch of paralle
 4. every L_k and T_n takes a step.
 
 The result is that of one server, up to the rounding of sums: what is split is the work. Here the servers are parts of one process, each a
-model of its own with its own optimizer (SGD), which knows of the others only what crosses the hops. After every round their weights go into the host
-segment, so that checkpoints and ``host.trained.onnx`` hold them.
+model of its own with its own optimizer, which knows of the others only what crosses the hops: `host_clip` is for each. After every round their
+weights and what the optimizers keep go into the host segment, so that checkpoints and ``host.trained.onnx`` hold them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from tlc.errors import ConfigError, nearest
@@ -84,25 +85,32 @@ class MultiHop(PSL):
         """L_k ← L_k − η ∇L_k on every server."""
         if tally.samples:
             for server in self.chain:
-                await self.server.call(server.apply, self.settings.lr)
+                await self.server.call(server.apply, self.settings.host_rate)
 
     def hand_out(self) -> None:
-        """The host segment's weights to the servers."""
+        """The host segment's weights, and what its optimizer keeps, to the servers."""
         if not self.chain:
             from tlc_host.model.trainer import Trainer
 
             model = self.server.model
             parts = hops(model.onnx(), self.settings.hops, str(model.directory / "host.onnx"))
             self.chain = [Trainer(part, model.settings, f"hop {number + 1}") for number, part in enumerate(parts)]
-        weights = self.server.model.weights()
+        state = self.state_of_all()
         for server in self.chain:
-            own = server.module.arrays()
-            server.module.load({name: weights[name] for name in own})
+            server.discard()
+            server.restore({name: state[name] for name in server.state()})
 
     def gather(self) -> None:
-        """The servers' weights to the host segment."""
+        """The servers' weights, and what their optimizers keep, to the host segment."""
+        state = self.state_of_all()
         for server in self.chain:
-            self.server.model.set_weights(server.module.arrays())
+            state |= server.state()
+        self.server.model.restore(state)
+
+    def state_of_all(self) -> dict[str, NDArray[Any]]:
+        """The host segment's; its training may not have begun."""
+        self.server.model.weights()
+        return self.server.model.snapshot()
 
 
 def hops(model: bytes, tensors: tuple[str, ...], where: str = "host.onnx") -> list[bytes]:

@@ -5,6 +5,8 @@
 2. In parallel, each device and its L_n do a round's batches, as in vanilla split learning (vsl.py).
 3. The main server averages L ← Σ_n D_n L_n / Σ_n D_n, the fed server T ← Σ_n D_n T_n / Σ_n D_n.
 
+What an optimizer keeps beside L (momentum, Adam) is averaged with it.
+
 The copies share one TensorFlow function, whose weights are exchanged when another device's turn comes.
 """
 
@@ -35,6 +37,7 @@ class SplitFedV1(Split):
     async def round(self) -> None:
         """Steps 1 to 3."""
         self.loaded: Member | None = None
+        await self.server.call(self.server.model.weights)  # its training begins here, if it has not: a snapshot has all
         self.common: State = await self.server.snapshot()
         self.copies: dict[Member, State] = {}
         await self.cohort.each(self.cohort.present, self.turn)
@@ -59,7 +62,7 @@ class SplitFedV1(Split):
                 result = await self.on_copy(member, lambda z=z, y=part.labels: self.server.model.gradient(z, y))  # type: ignore[misc]
                 tally.add(result.loss, result.correct, len(part))
                 await member.device.backward(result.gradient * np.float32(len(part)))
-            await self.on_copy(member, lambda: self.server.model.apply(self.settings.lr))
+            await self.on_copy(member, lambda: self.server.model.apply(self.settings.host_rate))
             await member.device.step(self.settings.lr)
             await self.report(tally, member)
 

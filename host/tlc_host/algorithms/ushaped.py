@@ -49,6 +49,6 @@ class UShaped(VSL):
             tally.add(loss, int(right), 1)
             g = await self.server.backward(z, edge.origin.to_file(gradient))
             await device.backward(g.astype(np.float32))
-        await self.server.apply(self.settings.lr)
+        await self.server.apply(self.settings.host_rate)
         await device.step(self.settings.lr)
         return tally

@@ -14,6 +14,8 @@ Then T goes to the next device.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tlc.errors import DeviceReset
@@ -33,6 +35,11 @@ class VSL(Split):
     name = "vsl"
     title = "Vanilla split learning"
     paper = "Gupta and Raskar, arXiv 1810.06060; Vepakomma et al., arXiv 1812.00564"
+
+    @classmethod
+    def host_steps(cls, settings: Any, devices: int) -> int:
+        """One for a batch of every device."""
+        return super().host_steps(settings, devices) * devices
 
     async def round(self) -> None:
         """A turn of every device."""
@@ -76,6 +83,6 @@ class VSL(Split):
             result = await self.server.gradient(z, part.labels)
             tally.add(result.loss, result.correct, len(part))
             await member.device.backward(result.gradient * np.float32(len(part)))
-        await self.server.apply(self.settings.lr)
+        await self.server.apply(self.settings.host_rate)
         await member.device.step(self.settings.lr)
         return tally
