@@ -412,6 +412,15 @@ def size_command(directory: Path, as_json: bool) -> None:
     require(report)
 
 
+exit_option = click.option(
+    "--exit",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Early exit, with a project compiled with --aux-head: where the device's own head gives a class a probability above P, that "
+    "is the answer and nothing is sent to the host. 0: always, 1: never.",
+)
+
+
 @cli.command(
     "run",
     short_help="Run a file of samples through device and host.",
@@ -419,6 +428,7 @@ def size_command(directory: Path, as_json: bool) -> None:
         "tlc run digits --input x.npy --output y.npy",
         "tlc run digits --device emulator --input test.npz --output y.npz",
         "tlc run digits --device /dev/ttyUSB0 --input x_int8.npy --output smashed.npy --raw",
+        "tlc run digits --device emulator --input test.npz --output y.npy --exit 0.9",
     ),
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -441,9 +451,17 @@ def size_command(directory: Path, as_json: bool) -> None:
 )
 @click.option("--raw", is_flag=True, help="int8 in and out: what the device computes, without the host.")
 @click.option("--trained", is_flag=True, help="With the host's part as `tlc train` left it.")
+@exit_option
 @common
 def run_command(
-    directory: Path, device: str, source: Path, target: Path, raw: bool, trained: bool, as_json: bool
+    directory: Path,
+    device: str,
+    source: Path,
+    target: Path,
+    raw: bool,
+    trained: bool,
+    exit: float | None,
+    as_json: bool,
 ) -> None:
     """Run a file of samples through the device and the host.
 
@@ -456,12 +474,21 @@ def run_command(
     if device != "twin":
         require("cobs")
     with progress(as_json) as say:
-        result = asyncio.run(run_file(directory, device, source, target, raw=raw, trained=trained, progress=say))
+        result = asyncio.run(
+            run_file(directory, device, source, target, raw=raw, trained=trained, exit=exit, progress=say)
+        )
     if as_json:
         click.echo(json.dumps(result.to_json()))
     else:
         counted = f", {result.ticks:,} ticks each" if result.ticks else ""
         click.echo(f"{result.samples:,} samples on {device}{counted}: {result.output}")
+        if result.exits is not None:
+            share = f"{result.exits / result.samples:.1%}"
+            click.echo(
+                f"answered by the device itself: {result.exits:,} ({share}), by the host: {result.samples - result.exits:,}"
+            )
+        if result.accuracy is not None:
+            click.echo(f"right: {result.accuracy:.1%}")
 
 
 def training_options(command: Command) -> Command:
@@ -534,6 +561,7 @@ def training_plan(given: dict[str, Any]) -> Any:
         "tlc serve digits --device tcp://192.168.1.42:7777 --device tcp://192.168.1.43:7777",
         "tlc serve digits --device emulator --train labelled.npz --batches 50 --once",
         "tlc serve digits --device twin --device twin --train labelled.npz --algorithm epsl --set phi=0.5 --once",
+        "tlc serve digits --device /dev/ttyUSB0 --exit 0.9",
     ),
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
@@ -549,6 +577,7 @@ def training_plan(given: dict[str, Any]) -> Any:
 )
 @training_options
 @click.option("--once", is_flag=True, help="End when the training is done, instead of serving on.")
+@exit_option
 @common
 def serve_command(
     directory: Path,
@@ -557,6 +586,7 @@ def serve_command(
     deal: Any,
     curves: Path | None,
     once: bool,
+    exit: float | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -580,7 +610,7 @@ def serve_command(
         click.echo(text, err=True)
 
     with Progress(total, quiet=as_json) as shown:
-        asyncio.run(serve(directory, devices, training=training, say=say, on_event=shown, once=once))
+        asyncio.run(serve(directory, devices, training=training, say=say, on_event=shown, once=once, exit=exit))
     if curves and shown.batches:
         write_curves(curves, f"{plan.algorithm.title} of {directory.name}", shown.batches, shown.rounds)
     if as_json:

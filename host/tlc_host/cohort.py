@@ -28,6 +28,7 @@ from tlc.twin import OptimizerStep, Twin
 from tlc_host import messages as m
 from tlc_host import weights as coded
 from tlc_host.averaging import Weights
+from tlc_host.exits import head_of, is_sure
 from tlc_host.session import Session, SmashedReply
 from tlc_host.shards import Order, Shard
 
@@ -39,6 +40,7 @@ R = TypeVar("R")
 
 GRADIENTS = Literal["int8", "float32"]
 AT_ONCE = "it takes a step after every sample (--train-batch 1), but a batch holds several"
+BOTH_AT_ONCE = "it updates while it goes back, but two gradients come together (--train-batch 1)"
 OWN_TRIES, OWN_WAIT_S = 600, 0.05
 """How often a device without a sample is asked for one again, and how long after."""
 BEGIN = 8
@@ -78,7 +80,18 @@ class Device(Protocol):
         """T ← T − η · mean of the gradients since the last step, then they are forgotten."""
 
     async def learn(self, samples: Shard, learning_rate: float) -> tuple[float, int]:
-        """Forward, backward and a step on samples whose loss the device computes: its mean, and how many were right."""
+        """Forward, backward and a step on samples whose loss the device computes: its mean, and how many were right. Where that
+        is the loss of a head at the cut, no smashed data are sent."""
+
+    async def share(self, samples: Shard, learning_rate: float) -> tuple[Int8, float, int]:
+        """:meth:`learn` with a head at the cut, and the smashed data of the samples."""
+
+    async def backward_both(self, gradient: Float, labels: NDArray[np.int64]) -> tuple[float, int]:
+        """:meth:`backward` where the loss of the head at the cut adds its share: that loss's mean, and how many it got right."""
+
+    async def answer(self, x: Int8, threshold: float) -> tuple[NDArray[np.bool_], Int8, Int8]:
+        """Inference with a head at the cut: (samples,) where that is surer than the threshold; of these its output; of the
+        others z, which is all that is sent of them."""
 
     async def get(self) -> Weights:
         """The learned tensors of T."""
@@ -171,10 +184,11 @@ class LinkDevice:
         self._inputs, self._held = x, None
         return np.stack([await self._pass(x[i], keep=len(x) == 1) for i in range(len(x))])
 
-    async def _pass(self, x: Int8, *, keep: bool) -> Int8:
+    async def _pass(self, x: Int8, *, keep: bool, exit: float | None = None) -> Int8:
         self._batch = self._batch % 0x7FFFFFFF + 1
-        reply = await self.session.forward(x, keep=keep, step=self.steps + 1, batch=self._batch)
-        shape = self.bundle.outputs[0].shape[1:]
+        reply = await self.session.forward(x, keep=keep, exit=exit, step=self.steps + 1, batch=self._batch)
+        edge = head_of(self.bundle, self.name) if reply.exited else self.bundle.outputs[0]
+        shape = edge.shape[1:]
         if reply.batch != self._batch or reply.outputs[0].size != math.prod(shape):
             raise ProtocolError(
                 f"asked for batch {self._batch} with {math.prod(shape)} values, it sent batch {reply.batch} with "
@@ -266,13 +280,23 @@ class LinkDevice:
 
     async def learn(self, samples: Shard, learning_rate: float) -> tuple[float, int]:
         """As of :class:`Device`."""
+        _, loss, correct = await self._lessons(samples, learning_rate, 0.0 if self.bundle.aux else None)
+        return loss, correct
+
+    async def share(self, samples: Shard, learning_rate: float) -> tuple[Int8, float, int]:
+        """As of :class:`Device`."""
+        return await self._lessons(samples, learning_rate, None)
+
+    async def _lessons(self, samples: Shard, learning_rate: float, exit: float | None) -> tuple[Int8, float, int]:
+        """A step on samples whose loss the device computes, with what their forward passes were answered by."""
         if self._at_once and len(samples) > 1:
             raise ConfigError(AT_ONCE, where=self.name, remedy="train with --batch 1, or compile again")
         total, correct = 0.0, 0
         number = self.steps + 1
         rate = self.told.rate(learning_rate, number)
+        sent = []
         for i, label in enumerate(samples.labels):
-            await self._pass(samples.inputs[i], keep=True)
+            sent.append(await self._pass(samples.inputs[i], keep=True, exit=exit))
             assert self._held is not None
             last = number if i == len(samples) - 1 else None
             done = await self.session.train(
@@ -282,7 +306,36 @@ class LinkDevice:
             total += done.loss
             correct += done.predicted == int(label)
         self.steps += 1
-        return total / len(samples), correct
+        return np.stack(sent), total / len(samples), correct
+
+    async def backward_both(self, gradient: Float, labels: NDArray[np.int64]) -> tuple[float, int]:
+        """As of :class:`Device`."""
+        if self._at_once:
+            raise ConfigError(BOTH_AT_ONCE, where=self.name, remedy="compile with --train-batch many")
+        total, correct = 0.0, 0
+        for i, (sample, label) in enumerate(zip(gradient, labels.tolist(), strict=True)):
+            if len(gradient) > 1:
+                await self._pass(self._inputs[i], keep=True)
+            if self._held is None:
+                raise DeviceError("it holds no forward pass", where=self.name)
+            q, scale = quantize_gradient(sample)
+            lesson = q if self.gradient == "int8" else np.ascontiguousarray(sample, np.float32)
+            done = await self.session.train(self._held, lesson, scale=scale, label=label)
+            self._held = None
+            total += done.loss
+            correct += done.predicted == label
+        return total / len(gradient), correct
+
+    async def answer(self, x: Int8, threshold: float) -> tuple[NDArray[np.bool_], Int8, Int8]:
+        """As of :class:`Device`."""
+        edge, sure = head_of(self.bundle, self.name), np.zeros(len(x), np.bool_)
+        own: list[Int8] = []
+        sent: list[Int8] = []
+        for i, sample in enumerate(x):
+            reply = await self.session.infer(sample, exit=threshold)
+            sure[i] = reply.exited
+            (own if reply.exited else sent).append(reply.outputs[0])
+        return sure, rows_of(own, edge.shape[1:]), rows_of(sent, self.bundle.outputs[0].shape[1:])
 
     async def get(self) -> Weights:
         """As of :class:`Device`."""
@@ -374,17 +427,13 @@ class TwinDevice:
         for i, sample in enumerate(gradient):
             if len(gradient) > 1:
                 self.twin.forward(self._inputs[i : i + 1])
-            given: Float = np.ascontiguousarray(sample, np.float32).ravel()
-            if self.gradient == "int8":
-                q, scale = quantize_gradient(given)
-                given = np.float32(scale) * q.astype(np.float32)
+            given = self._received(sample)
             if self._at_once:
                 if self._lesson is not None:
                     raise ConfigError(AT_ONCE, where=self.name, remedy="train with --batch 1, or compile again")
                 self._lesson = given
             else:
                 self.twin.backward(given)
-            self._down += given.size * (1 if self.gradient == "int8" else 4)
         self._samples += len(gradient)
 
     async def step(self, learning_rate: float) -> None:
@@ -407,13 +456,24 @@ class TwinDevice:
 
     async def learn(self, samples: Shard, learning_rate: float) -> tuple[float, int]:
         """As of :class:`Device`."""
+        _, loss, correct = await self._lessons(samples, learning_rate)
+        return loss, correct
+
+    async def share(self, samples: Shard, learning_rate: float) -> tuple[Int8, float, int]:
+        """As of :class:`Device`."""
+        z, loss, correct = await self._lessons(samples, learning_rate)
+        self._up += z.nbytes
+        return z, loss, correct
+
+    async def _lessons(self, samples: Shard, learning_rate: float) -> tuple[Int8, float, int]:
         if self._at_once and len(samples) > 1:
             raise ConfigError(AT_ONCE, where=self.name, remedy="train with --batch 1, or compile again")
         await asyncio.sleep(0)
         total, correct = 0.0, 0
         told = self._step(learning_rate)
+        z = []
         for i, label in enumerate(samples.labels):
-            self.twin.forward(samples.inputs[i : i + 1])
+            z.append(self.twin.forward(samples.inputs[i : i + 1])[0])
             loss, predicted = self.twin.learn(int(label), told if self._at_once else None)
             total += loss
             correct += predicted == int(label)
@@ -421,7 +481,49 @@ class TwinDevice:
         if not self._at_once:
             self.twin.update(told.learning_rate, told.step, told.seed, **self.told.told())
         self.steps += 1
-        return total / len(samples), correct
+        return np.concatenate(z), total / len(samples), correct
+
+    async def backward_both(self, gradient: Float, labels: NDArray[np.int64]) -> tuple[float, int]:
+        """As of :class:`Device`."""
+        if self._at_once:
+            raise ConfigError(BOTH_AT_ONCE, where=self.name, remedy="compile with --train-batch many")
+        total, correct = 0.0, 0
+        for i, (sample, label) in enumerate(zip(gradient, labels.tolist(), strict=True)):
+            if len(gradient) > 1:
+                self.twin.forward(self._inputs[i : i + 1])
+            loss, predicted = self.twin.learn(label, gradient=self._received(sample))
+            total += loss
+            correct += predicted == label
+        self._samples += len(gradient)
+        return total / len(gradient), correct
+
+    async def answer(self, x: Int8, threshold: float) -> tuple[NDArray[np.bool_], Int8, Int8]:
+        """As of :class:`Device`."""
+        await asyncio.sleep(0)
+        edge, sure = head_of(self.bundle, self.name), np.zeros(len(x), np.bool_)
+        own: list[Int8] = []
+        sent: list[Int8] = []
+        for i in range(len(x)):
+            z, p = self.twin.forward(x[i : i + 1])[0], self.twin.head()
+            sure[i] = is_sure(p, threshold)[0]
+            (own if sure[i] else sent).append(p if sure[i] else z)
+        self._up += sum(part.nbytes for part in (*own, *sent))
+        self._down += x.nbytes
+        return sure, rows_of(own, edge.shape[1:]), rows_of(sent, self.bundle.outputs[0].shape[1:])
+
+    @property
+    def bundle(self) -> Bundle:
+        """The project's."""
+        return self.twin.bundle
+
+    def _received(self, sample: Float) -> Float:
+        """A sample's gradient as it gets here."""
+        given: Float = np.ascontiguousarray(sample, np.float32).ravel()
+        self._down += given.size * (1 if self.gradient == "int8" else 4)
+        if self.gradient == "int8":
+            q, scale = quantize_gradient(given)
+            given = np.float32(scale) * q.astype(np.float32)
+        return given
 
     async def get(self) -> Weights:
         """As of :class:`Device`."""
@@ -675,6 +777,12 @@ class Cohort:
 def diverged(error: BaseException) -> bool:
     """Whether training diverged on a device."""
     return isinstance(error, DeviceError) and getattr(error, "status", None) == m.Status.NUMERIC
+
+
+def rows_of(parts: Sequence[Int8], shape: tuple[int, ...]) -> Int8:
+    """Samples' tensors as one, (samples, ...)."""
+    joined: Int8 = np.array([part.reshape(shape) for part in parts], np.int8).reshape(-1, *shape)
+    return joined
 
 
 def quantize_gradient(gradient: Float) -> tuple[Int8, float]:

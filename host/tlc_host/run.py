@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from tlc import bundle as bundles
 from tlc.bundle import Bundle
-from tlc.data import InputSpec, count_samples, load_arrays, samples_for
+from tlc.data import InputSpec, count_samples, has_labels, load_arrays, samples_for
 from tlc.errors import DataError, OutputError
 from tlc_host.capture import is_capturing
+from tlc_host.exits import bound_of, head_of, is_sure
 from tlc_host.server_model import ServerModel
 
 if TYPE_CHECKING:
@@ -38,10 +39,15 @@ class RunResult:
     output: Path
     ticks: int
     """Instructions of one inference on an emulator, cycles on silicon; 0 where nothing counts them."""
+    exits: int | None = None
+    """Samples that the device answered itself; None: it was not asked to."""
+    accuracy: float | None = None
+    """Where the file has labels."""
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return {"samples": self.samples, "output": str(self.output), "ticks": self.ticks}
+        told = {"samples": self.samples, "output": str(self.output), "ticks": self.ticks}
+        return {**told, "exits": self.exits, "accuracy": self.accuracy}
 
 
 async def run_file(
@@ -52,6 +58,7 @@ async def run_file(
     *,
     raw: bool = False,
     trained: bool = False,
+    exit: float | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> RunResult:
     """Runs every sample of a file.
@@ -63,33 +70,50 @@ async def run_file(
         target: ``.npy`` (the first output) or ``.npz`` (all, by name).
         raw: int8 in, and int8 out: the device's outputs as they are, without the host segment.
         trained: with the host segment as ``tlc train`` left it.
+        exit: where the head at the cut is surer than that, 0 to 1, the answer is the device's own; None: the host answers all.
 
     Raises:
+        ConfigError: ``exit``, but there is no such head, or it is no probability.
         DataError: the file does not fit, or there is no trained host segment.
         OutputError: the target cannot be written.
     """
     bundle = bundles.load(directory)
+    if exit is not None:
+        head_of(bundle, "--exit")
+        bound_of(exit)
+        if raw:
+            raise DataError(
+                "--raw gives what the cut has, --exit what the answer is", where="--raw", remedy="leave one out"
+            )
     inputs = _raw_inputs(source, bundle) if raw else device_inputs(source, bundle)
     _check_writable(target)
     server = ServerModel(directory, trained=trained)
     behind: NDArray[Any] | None = None
+    exits: int | None = None
+    smashed: list[Int8] = []
     if bundle.tail is not None and raw:
         raise DataError("--raw is for devices that end where the host begins", where="--raw", remedy="leave it out")
     if device == "twin" and not is_capturing():  # without the link: the same C, many times faster
         from tlc.twin import kept_twin
 
         with kept_twin(directory) as twin:
-            if bundle.tail is not None:
-                behind, smashed, ticks = _through_twin(twin, bundle, server, inputs), [], 0
+            if exit is not None:
+                answers = [_asked_of_twin(twin, [x[i : i + 1] for x in inputs], exit) for i in range(len(inputs[0]))]
+                behind, exits = _answers(bundle, server, answers)
+                ticks = 0
+            elif bundle.tail is not None:
+                behind, ticks = _through_twin(twin, bundle, server, inputs), 0
             else:
                 smashed, ticks = twin.forward(*inputs), 0
     else:
         from tlc_host.devices import open_device
 
         async with open_device(directory, device) as session:
-            if bundle.tail is not None:
+            if exit is not None:
+                answers, ticks = await _asked(session, inputs, exit, progress)
+                behind, exits = _answers(bundle, server, answers)
+            elif bundle.tail is not None:
                 behind, ticks = await infer_around(session, bundle, server, inputs, progress)
-                smashed = []
             else:
                 smashed, ticks = await infer_on_device(session, bundle, inputs, progress)
     if raw:
@@ -105,7 +129,62 @@ async def run_file(
         names = list(bundle.model_outputs)
         results = [edge.to_file(out) for edge, out in zip(bundle.outputs, smashed, strict=True)]
     _write(target, names, results)
-    return RunResult(len(inputs[0]), target, ticks)
+    labels = None if raw else labels_of(source, bundle)
+    accuracy = None
+    if labels is not None and results[0][0].size > 1 and results[0].size == len(labels) * results[0][0].size:
+        accuracy = float(np.mean(results[0].reshape(len(labels), -1).argmax(1) == labels))
+    return RunResult(len(inputs[0]), target, ticks, exits, accuracy)
+
+
+def labels_of(source: Path, bundle: Bundle, part: str = "test") -> NDArray[np.int64] | None:
+    """The classes of a file's samples; None: it does not say."""
+    if not has_labels(source):
+        return None
+    specs = [InputSpec(edge.file_name, edge.file_shape) for edge in bundle.inputs]
+    try:
+        return samples_for(source, specs, part=part, labelled=True).labels
+    except DataError:  # values to be predicted, say: not for us to judge
+        return None
+
+
+def _asked_of_twin(twin: Twin, sample: Sequence[Int8], exit: float) -> tuple[bool, Int8]:
+    """Whether the head's answer is enough, and it or the smashed data of one sample."""
+    (z,) = twin.forward(*sample)
+    p = twin.head()
+    sure = bool(is_sure(p, exit)[0])
+    return sure, p if sure else z
+
+
+async def _asked(
+    session: Session,
+    inputs: Sequence[Int8],
+    exit: float,
+    progress: Callable[[str, int, int], None] | None,
+) -> tuple[list[tuple[bool, Int8]], int]:
+    """The same of every sample over the link; and the ticks of the last pass."""
+    answers, ticks, count = [], 0, len(inputs[0])
+    for index in range(count):
+        reply = await session.infer([x[index] for x in inputs], exit=exit)
+        ticks = reply.ticks
+        answers.append((reply.exited, reply.outputs[0]))
+        if progress:
+            progress("inferring", index + 1, count)
+    return answers, ticks
+
+
+def _answers(
+    bundle: Bundle, server: ServerModel, answers: Sequence[tuple[bool, Int8]]
+) -> tuple[NDArray[np.float32], int]:
+    """The network's output for every sample, whoever gave it; and how many the device did."""
+    edge, own = head_of(bundle, "--exit"), np.array([exited for exited, _ in answers])
+    z = [tensor.reshape(bundle.outputs[0].shape[1:]) for exited, tensor in answers if not exited]
+    p = [tensor.reshape(edge.shape[1:]) for exited, tensor in answers if exited]
+    result = np.empty((len(answers), *edge.file_shape[1:]), np.float32)
+    if p:
+        result[own] = edge.to_file(np.stack(p))
+    if z:
+        result[~own] = server.infer(np.stack(z))[0].reshape(len(z), *edge.file_shape[1:])
+    return result, int(own.sum())
 
 
 def device_inputs(source: Path, bundle: Bundle, part: str = "test") -> list[Int8]:

@@ -25,6 +25,7 @@ from tlc_host.algorithms.local import Local
 from tlc_host.cohort import Cohort, Device, DeviceSteps, LinkDevice
 from tlc_host.config import DEFAULT, Plan, check_used, plan
 from tlc_host.devices import open_device
+from tlc_host.exits import bound_of, head_of
 from tlc_host.loop import Loop
 from tlc_host.model.optimizers import Settings as HostSettings
 from tlc_host.model.schedules import Schedule as HostSchedule
@@ -41,6 +42,8 @@ log = logging.getLogger("tlc.serve")
 
 RETRY_S = 1.0
 WATCH_S = 0.25
+EXITS_TOLD = 100
+"""Samples of its own after which it is told how many a device answered itself."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ async def serve(
     say: Callable[[str], None] = log.info,
     on_event: Callable[[Event], None] | None = None,
     once: bool = False,
+    exit: float | None = None,
 ) -> None:
     """Serves devices until it is cancelled, or, with ``once``, until the training is done.
 
@@ -70,6 +74,9 @@ async def serve(
     by its algorithm, each on its part of the data; ``on_event`` is called after every batch and every round. Rounds and
     checkpoints are kept in the project: an interrupted training goes on when the same is asked again. A device that resets is
     greeted again, and gets back what it had learned at the end of the last batch that it finished.
+
+    With ``exit`` devices answer those of their own samples themselves of which their head at the cut is surer than that, and it is
+    told how many.
 
     Raises:
         DataError: the training data does not fit.
@@ -79,6 +86,9 @@ async def serve(
         OutputError: the disk is full; what was kept stays.
     """
     bundle = bundles.load(directory)
+    if exit is not None:
+        head_of(bundle, "--exit")
+        bound_of(exit)
     model = ServerModel(directory)
     shards = prepare_shards(training, model, len(devices)) if training else []
 
@@ -108,7 +118,7 @@ async def serve(
             return
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
-                tasks.create_task(_watch(session, say))
+                tasks.create_task(_watch(session, say, exit))
 
 
 def identity(training: Training, devices: Sequence[str]) -> dict[str, Any]:
@@ -220,17 +230,28 @@ def assemble(plan: Plan, server: ServerWorker, devices: Sequence[Device], shards
     return Loop(plan.algorithm(settings, cohort, server))
 
 
-async def _watch(session: Session, say: Callable[[str], None]) -> None:
-    """Keeps a session alive: greets a device that reset, and gives it back what it had learned."""
+async def _watch(session: Session, say: Callable[[str], None], exit: float | None = None) -> None:
+    """Keeps a session alive: greets a device that reset, and gives it back what it had learned. Tells how many of its own
+    samples it answers itself."""
     learned = await session.get_params() if session.hello.param_bytes else b""
-    step = (await session.stats()).last_step
+    if exit is not None:
+        await session.set_exit(exit)
+    stats = await session.stats()
+    step, told = stats.last_step, stats
     while True:
         await asyncio.sleep(WATCH_S)
         try:
-            await session.stats()
+            stats = await session.stats()
+            if exit is not None and stats.sampled >= told.sampled + EXITS_TOLD:
+                own, of = stats.exited - told.exited, stats.sampled - told.sampled
+                say(f"{session.name}: of its last {of:,} samples it answered {own:,} itself ({own / of:.1%})")
+                told = stats
         except DeviceReset as reset:
             say(str(reset))
             await session.greet()
+            told = await session.stats()
+            if exit is not None:
+                await session.set_exit(exit)
             if learned:
                 await session.set_params(learned, step=step)
             say(f"{session.name}: back" + (", its learned tensors restored" if learned else ""))

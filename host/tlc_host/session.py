@@ -43,6 +43,7 @@ from tlc.errors import (
 )
 from tlc_host import messages as m
 from tlc_host.capture import captured
+from tlc_host.exits import bound_of
 from tlc_host.link import EndReason, Link, State
 from tlc_host.link.endpoint import Counters
 from tlc_host.link.frame import FAULT
@@ -76,6 +77,7 @@ class SmashedReply:
         outputs: the output tensors, each (elements,) int8, in the bundle's order.
         ticks: instructions (emulator) or cycles (silicon) that the pass took; a twin's are no measure.
         batch: the batch number it was asked with.
+        exited: the one output is that of the head at the cut.
     """
 
     request: int
@@ -84,6 +86,7 @@ class SmashedReply:
     round: int = 0
     step: int = 0
     batch: int = 0
+    exited: bool = False
 
 
 @dataclass(slots=True)
@@ -274,13 +277,22 @@ class Session:
     # ---- calls ----
 
     async def forward(
-        self, x: Int8 | Sequence[Int8], *, keep: bool = True, round: int = 0, step: int = 0, batch: int = 0
+        self,
+        x: Int8 | Sequence[Int8],
+        *,
+        keep: bool = True,
+        exit: float | None = None,
+        round: int = 0,
+        step: int = 0,
+        batch: int = 0,
     ) -> SmashedReply:
         """Runs the device segment.
 
         Args:
             x: the input tensor (any shape) int8, or one a model input.
             keep: a ``backward`` will follow, so the device takes no sample of its own until then.
+            exit: where the head at the cut is surer than that, 0 to 1, the answer is its output alone; 0: whatever it is.
+                None: it is not asked.
 
         Raises:
             DeviceError, DeviceTimeout, DeviceReset, LinkError
@@ -294,6 +306,7 @@ class Session:
             flags = m.ForwardFlag(0)
             if index == len(tensors) - 1:
                 flags |= m.ForwardFlag.RUN | (m.ForwardFlag.KEEP if keep else m.ForwardFlag(0))
+                flags |= m.ForwardFlag(0) if exit is None else m.ForwardFlag.EXIT
             parts.append(
                 m.Forward(
                     request=request,
@@ -302,6 +315,7 @@ class Session:
                     batch=batch,
                     index=index,
                     flags=flags,
+                    bound=bound_of(exit or 0.0),
                     tensor=tensor.tobytes(),
                 )
             )
@@ -309,9 +323,18 @@ class Session:
         assert isinstance(reply, SmashedReply)
         return reply
 
-    async def infer(self, x: Int8 | Sequence[Int8]) -> SmashedReply:
+    async def infer(self, x: Int8 | Sequence[Int8], *, exit: float | None = None) -> SmashedReply:
         """``forward`` without a ``backward`` to come."""
-        return await self.forward(x, keep=False)
+        return await self.forward(x, keep=False, exit=exit)
+
+    async def set_exit(self, threshold: float) -> None:
+        """How sure the head at the cut must be of the device's own samples to answer them itself, 0 to 1: 1, as after a
+        reset, never.
+
+        Raises:
+            DeviceError: status STATE when there is no such head.
+        """
+        await self._ask_done(m.Exit(request=self._number(), bound=bound_of(threshold)))
 
     async def backward(
         self,
@@ -403,6 +426,7 @@ class Session:
         *,
         scale: float = 1.0,
         values: bool = False,
+        label: int | None = None,
         batch: int | None = None,
         round: int = 0,
         max_norm: float = 0.0,
@@ -422,6 +446,7 @@ class Session:
             number: of the step, from 1; None: the gradient is accumulated, for a later step.
             scale: of an int8 gradient: real = scale * q.
             values: ``lesson`` is no gradient, but the float32 values that output 0 should have had.
+            label: beside a gradient, to a device with a head at the cut: the class, for that head's loss.
 
         The rest as for :meth:`step`.
 
@@ -440,8 +465,14 @@ class Session:
                 )
             data = lesson.tobytes()
             kind = m.TrainKind.S8 if lesson.dtype == np.int8 else m.TrainKind.F32
-            kind = m.TrainKind.VALUES if values else kind
             value = m.Train.scaled(scale) if kind == m.TrainKind.S8 else 0
+            if label is not None:
+                kind = m.TrainKind.BOTH_S8 if kind == m.TrainKind.S8 else m.TrainKind.BOTH_F32
+                if not 0 <= label < 1 << 16:
+                    raise ProtocolError(
+                        f"a label beside a gradient is a class from 0 to 65535, not {label}", where=self.name
+                    )
+            kind = m.TrainKind.VALUES if values else kind
         else:
             kind, value = m.TrainKind.LABEL, int(lesson)
             if not 0 <= value < 1 << 32:
@@ -457,6 +488,7 @@ class Session:
             forward=forward,
             kind=kind,
             flags=flags,
+            label=label or 0,
             value=value,
             learning_rate=learning_rate,
             seed=seed & 0xFFFFFFFF,
@@ -935,7 +967,8 @@ class Session:
     def _reply(parts: dict[int, m.Smashed]) -> SmashedReply:
         last = parts[max(parts)]
         outputs = tuple(np.frombuffer(parts[i].tensor, np.int8) for i in sorted(parts))
-        return SmashedReply(last.request, outputs, last.ticks, last.round, last.step, last.batch)
+        exited = bool(last.flags & m.SmashedFlag.EXIT)
+        return SmashedReply(last.request, outputs, last.ticks, last.round, last.step, last.batch, exited)
 
     def _take_answer(self, message: m.Message) -> None:
         pending = self._pending.get(message.request)

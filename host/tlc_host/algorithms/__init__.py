@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from tlc.errors import ConfigError, nearest
+from tlc_host.algorithms.adasplit import AdaSplit
 from tlc_host.algorithms.base import Algorithm
 from tlc_host.algorithms.clustered import ClusteredFL
 from tlc_host.algorithms.cpsl import CPSL
 from tlc_host.algorithms.distillation import OnlineDistillation
+from tlc_host.algorithms.early_exit import EarlyExit
 from tlc_host.algorithms.edgesplit import EdgeSplit
 from tlc_host.algorithms.epsl import EPSL
 from tlc_host.algorithms.fedasync import FedAsync
@@ -29,7 +31,7 @@ __all__ = ["ALGORITHMS", "find"]
 ALGORITHMS: dict[str, type[Algorithm]] = {
     algorithm.name: algorithm
     for algorithm in (
-        *(VSL, UShaped, MultiHop, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2),
+        *(VSL, UShaped, MultiHop, PSL, EPSL, EdgeSplit, CPSL, SplitFedV1, SplitFedV2, AdaSplit, EarlyExit),
         *(FedAvg, FedProx, FedAsync, ClusteredFL, Gossip, TinyReptile, OnlineDistillation, Transfer, Local),
     )
 }

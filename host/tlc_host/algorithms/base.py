@@ -28,6 +28,7 @@ from tlc.bundle import Bundle
 from tlc.errors import ConfigError
 from tlc_host.averaging import Floats, Requantize, Shadow, Weights, mean
 from tlc_host.cohort import Cohort, Left, Member
+from tlc_host.exits import head_of
 from tlc_host.server_worker import ServerWorker
 from tlc_host.shards import Shard
 
@@ -208,6 +209,8 @@ class Algorithm(ABC):
     Settings: ClassVar[type[Settings]] = Settings
     ushaped: ClassVar[bool] = False
     """Whether it is for devices that go on behind the host segment (``--tail``), or for those that do not."""
+    exits: ClassVar[bool] = False
+    """Whether it is for devices with a head at the cut (``--aux-head``)."""
     keeps: ClassVar[bool] = True
     """Whether every device's tensors are noted after a round; else the algorithm does so."""
 
@@ -243,6 +246,8 @@ class Algorithm(ABC):
                 where=where,
                 remedy="take --algorithm ushaped" if bundle.tail else "compile with --tail and --loss",
             )
+        if cls.exits:
+            head_of(bundle, f"{where}: --algorithm {cls.name}")
         if not bundle.learned:
             raise ConfigError("nothing learns on the device", where=where, remedy="compile with --train last")
         if not bundle.split and not judges(bundle):
@@ -441,8 +446,8 @@ def require_outputs(name: str, bundle: Bundle, where: str) -> None:
 
 
 def judges(bundle: Bundle) -> bool:
-    """Whether the device computes the loss."""
-    return bundle.learning is not None and bundle.learning.loss != "none"
+    """Whether the device computes the network's loss; that of a head at the cut is another."""
+    return bundle.learning is not None and bundle.learning.loss != "none" and bundle.aux is None
 
 
 def steps_of(members: Iterable[Member]) -> int:
