@@ -75,6 +75,19 @@ class Bytes(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
         return int(number)
 
 
+class Patches(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
+    """``auto``, ``none``, or a number of strips."""
+
+    name = "auto|none|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The word, or a whole number of at least 2."""
+        text = str(value)
+        if text not in ("auto", "none") and not (text.isascii() and text.isdigit() and int(text) >= 2):
+            self.fail(f"'{value}' is not auto, none, or a number of strips from 2 on", param, ctx)
+        return text
+
+
 def common(command: Command) -> Command:
     """``--json`` and ``--debug``, and one clear line for every error."""
 
@@ -140,6 +153,20 @@ def model_options(command: Command) -> Command:
                 help="What learns on the device: nothing, the last layer with weights, every bias, everything, what lowers the "
                 "loss most within a budget (auto; with --calib that has labels), as much at random, or a list of tensors and of "
                 "slices by output and input channels: 'conv3.bias,fc.*,conv4.weight[:, 0:25%]'.",
+            ),
+            click.option(
+                "--patches",
+                type=Patches(),
+                default="auto",
+                show_default=True,
+                help="Compute the first layers in strips of rows, so that what lies between them never exists whole: where the RAM "
+                "does not suffice otherwise, never, or in at most N strips, as takes least RAM. Results are the same, bit for bit.",
+            ),
+            click.option(
+                "--ram",
+                type=Bytes(),
+                metavar="BYTES",
+                help="RAM that all of the firmware may take; 96K is 96,000.  [default: what the board has]",
             ),
             click.option(
                 "--transport",
@@ -288,6 +315,8 @@ def compile_command(
     board: str,
     pack: Any,
     train: str,
+    patches: str,
+    ram: int | None,
     transport: str | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     cut: str,
@@ -336,6 +365,8 @@ def compile_command(
         train_arithmetic,
         tail,
         aux_head,
+        patches,
+        ram,
     )
     with progress(as_json) as say:
         compiled = compile_model(options, say)
@@ -369,6 +400,8 @@ def plan_command(
     board: str,
     pack: Any,
     train: str,
+    patches: str,
+    ram: int | None,
     transport: str | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     as_json: bool,
@@ -381,7 +414,9 @@ def plan_command(
     """
     from tlc.pipeline import Options, plan_model
 
-    options = Options(model, board, Path(), pack=pack, train=train, transport=transport, shapes=dict(shapes))
+    options = Options(
+        model, board, Path(), pack=pack, train=train, transport=transport, shapes=dict(shapes), patches=patches, ram=ram
+    )
     rows = plan_model(options)
     if as_json:
         click.echo(json.dumps([row.to_json() for row in rows]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tlc.boards import Board, Transport
 from tlc.bundle import Certificate
-from tlc.graph import Graph
+from tlc.graph import Graph, Node
 from tlc.ops import REGISTRY
 from tlc.ops.base import Bias, Call, Rows, Table
 from tlc.passes.pack import FrozenWeights, Packing
@@ -21,6 +21,7 @@ __all__ = [
     "frozen_weights",
     "instructions",
     "link_message_bytes",
+    "ram_limit",
     "weight_bytes",
 ]
 
@@ -49,6 +50,7 @@ WIDE_CODE = 20
 CALL_CODE = 96
 CALL_CONSTANTS = 16
 MODEL_CODE = 512
+STRIP_BYTES = 12
 """Budget: instructions and fixed constants of one generated call, and of what a model has once."""
 
 
@@ -68,6 +70,8 @@ class Estimate:
     over_flash: int
     over_ram: int
     pareto: bool = False
+    strips: int = 0
+    """In how many strips the first layers are computed; 0: whole."""
 
     @property
     def fits(self) -> bool:
@@ -102,8 +106,9 @@ def frozen_weights(program: Program, board: Board) -> dict[str, FrozenWeights]:
             if isinstance(arg, Rows) and arg.tensor not in learned:
                 cost = layer_instructions(program, step, board)
                 known = found.get(arg.tensor)
+                times = program.strips.count if program.strips and _strip_index(program, step) is not None else 1
                 found[arg.tensor] = FrozenWeights(
-                    arg.values, cost + (known.instructions if known else 0.0), 1 + (known.uses if known else 0)
+                    arg.values, cost + (known.instructions if known else 0.0), times + (known.uses if known else 0)
                 )
     return found
 
@@ -112,9 +117,21 @@ def layer_instructions(program: Program, step: Step, board: Board) -> float:
     """Instructions of one layer, by the board's cost table, without decoding weights."""
     if step.call is None:
         return 0.0
-    graph, node = program.graph, step.node
+    index, strips = _strip_index(program, step), program.strips
+    if index is None or strips is None:
+        return _instructions(program.graph, step.node, board)
+    return sum(_instructions(*strips.single(strip, index), board) for strip in range(strips.count))
+
+
+def _instructions(graph: Graph, node: Node, board: Board) -> float:
     elements, runs = REGISTRY[node.op].work(graph, node)
     return board.instructions(node.op, elements, graph[node.output].elements, runs)
+
+
+def _strip_index(program: Program, step: Step) -> int | None:
+    """The number of a step that is computed a strip at a time; None: it is not."""
+    names = [other.name for other in program.forward[: program.in_strips]]
+    return names.index(step.name) if step.name in names else None
 
 
 def link_message_bytes(graph: Graph) -> int:
@@ -165,7 +182,17 @@ def model_code_bytes(program: Program) -> int:
     names = sum(len(step.node.op) + len(step.node.name) + 8 for step, _ in steps)
     edges = sum(len(name) + 48 for name in [*program.graph.inputs, *program.graph.outputs])
     learned = sum(len(tensor.tensor) + 3 * CALL_CODE for tensor in program.learned)
-    return align(MODEL_CODE + calls + names + edges + learned, 4)
+    return align(MODEL_CODE + calls + names + edges + learned + _strips_code_bytes(program), 4)
+
+
+def _strips_code_bytes(program: Program) -> int:
+    """What is told of each strip, and of the kinds of strips; and joining a strip's rows to those kept."""
+    strips = program.strips
+    if strips is None:
+        return 0
+    kinds = [call for index in range(strips.steps) for call in strips.kinds(index)[0][1:]]
+    fields = sum(4 * len(call.fields) + CALL_CONSTANTS for call in kinds)
+    return fields + STRIP_BYTES * strips.count * strips.steps + CALL_CODE * (2 + strips.steps)
 
 
 def certificate(program: Program, board: Board, packing: Packing, standalone: bool) -> Certificate:
@@ -200,8 +227,15 @@ def certificate(program: Program, board: Board, packing: Packing, standalone: bo
     )
 
 
-def estimate(cut: str, program: Program, board: Board, packing: Packing, transport: Transport) -> Estimate:
-    """One cut on one board."""
+def ram_limit(board: Board, ram: int | None) -> int:
+    """What a device segment may take: what the board has, or less where that is told."""
+    return board.memory.ram_bytes if ram is None else min(ram, board.memory.ram_bytes)
+
+
+def estimate(
+    cut: str, program: Program, board: Board, packing: Packing, transport: Transport, ram: int | None = None
+) -> Estimate:
+    """One cut on one board; ``ram``: the most that it may take, as :func:`ram_limit` has it."""
     promise = certificate(program, board, packing, cut == "none")
     graph = program.graph
     sent = sum(graph[name].elements for name in graph.sent) + LINK_OVERHEAD
@@ -216,7 +250,8 @@ def estimate(cut: str, program: Program, board: Board, packing: Packing, transpo
         link_bytes=sent,
         seconds=seconds,
         over_flash=promise.flash_bytes - board.memory.flash_bytes,
-        over_ram=promise.ram_bytes - board.memory.ram_bytes,
+        over_ram=promise.ram_bytes - ram_limit(board, ram),
+        strips=program.strips.count if program.strips else 0,
     )
 
 
@@ -253,6 +288,11 @@ def _table_bytes(program: Program) -> int:
     for call in _calls(program):
         tables = [value for value in [*call.fields.values(), *call.args] if isinstance(value, Table)]
         size += sum(align(table.values.nbytes, 4) for table in tables)
+    for index in range(program.in_strips):  # those of the first kind are counted already
+        assert program.strips is not None
+        kinds = program.strips.kinds(index)[0]
+        values = [(v.suffix, v.values.tobytes()) for c in kinds for v in c.fields.values() if isinstance(v, Table)]
+        size += sum(align(len(table), 4) for _, table in {*values} - {*values[: len(values) // len(kinds)]})
     operands = {
         name
         for node in graph.nodes

@@ -25,6 +25,7 @@ from tlc.cost import (
     frozen_weights,
     layer_instructions,
     link_message_bytes,
+    ram_limit,
     values_bytes,
 )
 from tlc.data import InputSpec, Samples, has_labels, samples_for
@@ -38,10 +39,11 @@ from tlc.learn.sensitivity import fisher_channels
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.passes.aux_head import with_aux_head
-from tlc.passes.backward import Selection, differentiate
+from tlc.passes.backward import Plan, Selection, differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples, through_host
 from tlc.passes.canonicalize import canonicalize
 from tlc.passes.pack import DecodeCost, Packing, PackMode, pack
+from tlc.passes.patches import fewest, least
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import schedule
 from tlc.passes.select import ROLES, learnable, parse_spec
@@ -52,6 +54,7 @@ from tlc.program import Program, learned_scale, rows_shape
 from tlc.reference import run_int8
 from tlc.reference_float import run_float
 from tlc.reference_train_int import gradient_exponents
+from tlc.strips import Strips
 
 __all__ = ["Compiled", "Options", "Progress", "compile_model", "plan_model"]
 
@@ -61,6 +64,9 @@ MOST_CALIBRATION = 32
 """Samples on which static scales of gradients are found."""
 CHOSEN = ("auto", "random")
 """Forms of ``--train`` that choose by cost."""
+
+Scales = Mapping[tuple[str, str, int], int]
+"""The exponents of integer gradients, where they are static."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is going on, and how much of it is done."""
@@ -91,6 +97,11 @@ class Options:
     """Of a U-shaped split: the tensor with which the device goes on behind the host's part."""
     aux_head: bool = False
     """A classifier at the cut, on the device."""
+    patches: str = "auto"
+    """Whether the first layers are computed in strips of rows: ``none``; ``auto``, where the RAM does not suffice; or in at most so
+    many, whatever takes least."""
+    ram: int | None = None
+    """The most RAM that the device segment may take, bytes; None: what the board has."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,7 @@ class Compiled:
             "warnings": list(self.warnings),
             "link_bytes": self.estimate.link_bytes,
             "instructions_estimate": self.estimate.instructions,
+            "strips": self.estimate.strips,
             "certificate": promise.model_dump(),
             "packing": [dataclasses.asdict(row) for row in self.packing.report],
             "training": self.training.to_json() if self.training else None,
@@ -166,9 +178,9 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     say("packing", 0, 1)
     learned, training = _selection(graph, device, board, cut, samples, options, say)
     scales = _static_scales(graph, device, cut, learned, samples, options, say)
-    program, packing = _program(device, board, options.pack, learned, options.learning, scales)
-    row = estimate(cut.file_name, program, board, packing, transport)
-    _require_fit(row, board)
+    program, packing = _fitted(device, board, options, learned, cut.file_name == "none", scales=scales)
+    row = estimate(cut.file_name, program, board, packing, transport, options.ram)
+    _require_fit(row, board, options.ram)
 
     say("writing the project", 0, 1)
     emission = emit(program, packing)
@@ -254,11 +266,11 @@ def _estimates(graph: Graph, board: Board, options: Options, transport: Transpor
         try:
             # What is chosen by its cost comes later; the last layer stands for it.
             learned = parse_spec(device, "last" if options.train in CHOSEN else options.train)
-            program, packing = _program(device, board, options.pack, learned, options.learning)
-        except UsageError as error:  # nothing can learn there
+            program, packing = _fitted(device, board, options, learned, cut.file_name == "none")
+        except UsageError as error:  # nothing can learn there, or no strips be made
             refusals.append(error)
             continue
-        rows.append(estimate(cut.file_name, program, board, packing, transport))
+        rows.append(estimate(cut.file_name, program, board, packing, transport, options.ram))
     if not rows:
         raise refusals[0]
     return [dataclasses.replace(row, pareto=row.fits and not any(_dominates(o, row) for o in rows)) for row in rows]
@@ -309,7 +321,8 @@ def _automatic_cut(graph: Graph, board: Board, options: Options, transport: Tran
     rows = _estimates(graph, board, options, transport)
     fitting = [row for row in rows if row.fits]
     if not fitting:
-        _require_fit(min(rows, key=lambda row: max(row.over_flash, 0) + max(row.over_ram, 0)), board, any_cut=True)
+        nearest = min(rows, key=lambda row: max(row.over_flash, 0) + max(row.over_ram, 0))
+        _require_fit(nearest, board, options.ram, any_cut=True)
     real = [row for row in fitting if row.cut != "none"] or fitting
     if options.train != "none":
         real = [row for row in real if _host_learns(graph, cut_named(graph, row.cut))] or real
@@ -326,14 +339,14 @@ def _has_weights(node: Node) -> bool:
     return node.op == "opaque" or REGISTRY[node.op].weight_axis(node) is not None
 
 
-def _require_fit(row: Estimate, board: Board, *, any_cut: bool = False) -> None:
+def _require_fit(row: Estimate, board: Board, ram: int | None, *, any_cut: bool = False) -> None:
     if row.fits:
         return
     over = []
     if row.over_flash > 0:
         over.append(f"{row.flash_bytes:,} bytes of flash where {board.memory.flash_bytes:,} are")
     if row.over_ram > 0:
-        over.append(f"{row.ram_bytes:,} bytes of RAM where {board.memory.ram_bytes:,} are")
+        over.append(f"{row.ram_bytes:,} bytes of RAM where {ram_limit(board, ram):,} are")
     rule = f"the device segment needs {' and '.join(over)}"
     remedy = "choose an earlier cut (tlc plan lists them) or a larger board"
     if any_cut:
@@ -582,24 +595,25 @@ def _selection(
 
 def _selector(device: Graph, board: Board, cut: Cut, options: Options) -> tuple[Selector, Budget]:
     standalone = cut.tensor is None
-    program, packing = _program(device, board, options.pack, {}, options.learning)
+    program, packing = _fitted(device, board, options, {}, standalone)
     frozen = certificate(program, board, packing, standalone)
-    scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
+    scratch = _row_bytes(packing)
 
     def cost(learned: dict[str, str]) -> tuple[int, bool]:
         """Without packing anew what stays frozen."""
         slices = learned.slices if isinstance(learned, Selection) else {}
         left = {name: size for name, size in scratch.items() if name not in learned or name in slices}
-        trained = schedule(device, differentiate(device, learned, options.learning), left, program.forward)
+        plan = differentiate(device, learned, options.learning)
+        trained = schedule(device, plan, left, program.forward, strips=program.strips)
         size = trained.arena_bytes + trained.state_bytes + values_bytes(trained, standalone)
         return size - frozen.arena_bytes - frozen.state_bytes - frozen.values_bytes, True
 
     def exact(learned: dict[str, str]) -> tuple[int, bool]:
-        program, packing = _program(device, board, options.pack, learned, options.learning)
+        program, packing = _fitted(device, board, options, learned, standalone)
         promise = certificate(program, board, packing, standalone)
         return promise.ram_bytes - frozen.ram_bytes, promise.flash_bytes <= board.memory.flash_bytes
 
-    left = max(0, board.memory.ram_bytes - frozen.ram_bytes)
+    left = max(0, ram_limit(board, options.ram) - frozen.ram_bytes)
     given = left if options.train_ram is None else options.train_ram
     return Selector(device, cost, exact, options.learning), Budget(given, options.train_macs)
 
@@ -656,21 +670,54 @@ def _quantized(device: Graph, name: str, values: NDArray[Any]) -> NDArray[np.int
     return quant.quantize(values)
 
 
+def _plan(device: Graph, learned: dict[str, str], learning: Learning, scales: Scales | None) -> Plan | None:
+    plan = differentiate(device, learned, learning) if learned else None
+    return with_static_scales(plan, scales) if plan and scales is not None else plan
+
+
 def _program(
     device: Graph,
     board: Board,
     mode: PackMode,
     learned: dict[str, str],
     learning: Learning,
-    scales: Mapping[tuple[str, str, int], int] | None = None,
+    scales: Scales | None = None,
 ) -> tuple[Program, Packing]:
-    plan = differentiate(device, learned, learning) if learned else None
-    if plan and scales is not None:
-        plan = with_static_scales(plan, scales)
+    plan = _plan(device, learned, learning, scales)
     program = schedule(device, plan)
     packing = pack(frozen_weights(program, board), mode, DecodeCost(**board.decode.model_dump()))
-    scratch = {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
+    scratch = _row_bytes(packing)
     return (schedule(device, plan, scratch) if scratch else program), packing
+
+
+def _fitted(
+    device: Graph, board: Board, options: Options, learned: dict[str, str], standalone: bool
+) -> tuple[Program, Packing]:
+    """The program, its first layers in strips where it is told, or where it would not fit otherwise."""
+    program, packing = _program(device, board, options.pack, learned, options.learning)
+    over = certificate(program, board, packing, standalone).ram_bytes - ram_limit(board, options.ram)
+    if options.patches == "none" or (options.patches == "auto" and over <= 0):
+        return program, packing
+    scratch = _row_bytes(packing)
+    plan = differentiate(device, learned, options.learning) if learned else None
+
+    def place(strips: Strips) -> Program:
+        return schedule(device, plan, scratch, program.forward, strips=strips)
+
+    if options.patches == "auto":
+        made = fewest(program, program.arena_bytes - over, place, scratch)
+    else:
+        made = least(program, int(options.patches), place, scratch)
+    if made.strips is None:
+        return program, packing
+    # Decoding is done in each strip, so fewer weights may be worth it.
+    packing = pack(frozen_weights(made, board), options.pack, DecodeCost(**board.decode.model_dump()))
+    return schedule(device, plan, _row_bytes(packing), program.forward, strips=made.strips), packing
+
+
+def _row_bytes(packing: Packing) -> dict[str, int]:
+    """What a row of each packed tensor takes where it is decoded."""
+    return {name: packed.scratch_bytes for name, packed in packing.weights.items() if packed.code}
 
 
 def _device_tflite(device: Graph, name: str, warnings: list[str]) -> bytes | None:
@@ -736,6 +783,23 @@ def _learned(program: Program) -> tuple[LearnedTensor, ...]:
     return tuple(result)
 
 
+def _strips_report(program: Program) -> dict[str, Any] | None:
+    """Which first layers are computed in strips of rows, and what lies between them; None: none."""
+    strips = program.strips
+    if strips is None:
+        return None
+    return {
+        "layers": [node.name for node in strips.nodes],
+        "strips": strips.count,
+        "recomputed_macs": sum(strips.macs(index) for index in range(strips.steps))
+        - sum(step.macs for step in program.forward[: strips.steps]),
+        "kept_bytes": sum(strips.kept_bytes(name) for name in strips.held),
+        "between": {
+            name: {"bytes": strips.held_bytes(name), "whole": program.graph[name].bytes} for name in strips.held
+        },
+    }
+
+
 def _report(compiled: Compiled, program: Program) -> dict[str, Any]:
     """What ``report.json`` holds beside the summary: layers and buffers."""
     graph = program.graph
@@ -754,6 +818,7 @@ def _report(compiled: Compiled, program: Program) -> dict[str, Any]:
             }
             for step in program.forward
         ],
+        "patches": _strips_report(program),
         "buffers": [
             {
                 "name": buffer.name,

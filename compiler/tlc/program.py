@@ -13,6 +13,7 @@ from tlc.graph import Graph, Node, Shape
 from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.ops.base import Array, Call, Slice
+from tlc.strips import Strips
 
 __all__ = ["Buffer", "Learned", "Program", "Step", "TailPart", "align", "learned_scale", "rows_of", "rows_shape"]
 
@@ -95,12 +96,19 @@ class Program:
     are interleaved: they are made anew when the layer runs, in its scratch, since after each sample they would be."""
     loss: Step | None = None
     """From a label to the gradient of the :attr:`loss_top`."""
+    strips: Strips | None = None
+    """How the first steps of the forward pass are computed, where not one after the other."""
     buffers: dict[str, Buffer] = field(default_factory=dict)
     arena_bytes: int = 0
     state_bytes: int = 0
     param_bytes: int = 0
     memory_offset: int = 0
     """Where in the state the optimizer's own memory begins (velocities, residuals), which lies at its end."""
+
+    @property
+    def in_strips(self) -> int:
+        """How many steps of the forward pass are computed a strip at a time."""
+        return self.strips.steps if self.strips else 0
 
     def offset(self, name: str) -> int:
         """Where in the arena a buffer lies."""

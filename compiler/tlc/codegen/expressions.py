@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc.codegen.folding import fold_lines
+from tlc.codegen.strips import strip_call
 from tlc.graph import Graph
-from tlc.ops.base import Accumulator, Address, Bias, Grad, Kept, Param, Rows, Scratch, Table
+from tlc.ops.base import Accumulator, Address, Bias, Call, Grad, Kept, Param, Rows, Scratch, Table
 from tlc.passes.backward import UPDATE
 from tlc.passes.pack import Packing
 from tlc.passes.schedule import gradient_name, scratch_name, sum_name
@@ -60,6 +62,10 @@ class CCall:
     """What follows it to keep what the backward pass needs of its output."""
     updates: str = ""
     """The learned tensor of which this is the update."""
+    kinds: list[list[tuple[str, str]]] = field(default_factory=list)
+    """In place of the fields, where the call is for a strip: those of each kind of strip."""
+    after: str = ""
+    """A line that follows it in the loop over the strips."""
 
 
 def identifier(text: str) -> str:
@@ -115,25 +121,25 @@ class Emitter:
             source = graph[graph.activations(step.node)[0]]
             shapes = f"{_shape(source.shape)} -> {_shape(graph[step.node.output].shape)}"
             macs = f"; {step.macs:,} MACs" if step.macs else ""
-            made = self._call(step, f"{step.node.op} '{step.node.name}': {shapes}{macs}", index)
+            comment = f"{step.node.op} '{step.node.name}': {shapes}{macs}"
+            make = strip_call if index < self.program.in_strips else Emitter.call
+            made = make(self, step, comment, index)
             for number, call in enumerate(step.keeping):
                 kept = replace(step, name=f"{step.name}_keep{number}", call=call, keeping=())
-                made.keeping.append(self._call(kept, f"what is kept of '{step.node.output}'", -1))
+                made.keeping.append(self.call(kept, f"what is kept of '{step.node.output}'", -1))
             calls.append(made)
         return calls
 
     def backward(self) -> list[CCall]:
         """The calls of the backward pass."""
-        return [
-            self._call(step, f"gradient of {step.node.op} '{step.node.name}'", -1) for step in self.program.backward
-        ]
+        return [self.call(step, f"gradient of {step.node.op} '{step.node.name}'", -1) for step in self.program.backward]
 
     def loss(self) -> CCall | None:
         """The call of the loss; the generated function adds the target and the verdict to its arguments."""
         step = self.program.loss
         if step is None:
             return None
-        out = self._call(step, f"the loss, from '{self.program.loss_top}'", -1)
+        out = self.call(step, f"the loss, from '{self.program.loss_top}'", -1)
         out.text = f"{out.text.removesuffix(');')}, target, verdict);"
         if self.in_integers:  # its floats stand behind the scale, and are taken as integers there
             at = self.program.offset(gradient_name(self.program.loss_top))
@@ -144,7 +150,8 @@ class Emitter:
         """The array that holds a raw weight tensor."""
         return self.add_array(f"w_{identifier(tensor)}", rows, f"{tensor} {_shape(rows.shape)}")
 
-    def _call(self, step: Step, comment: str, layer: int) -> CCall:
+    def call(self, step: Step, comment: str, layer: int, rows: Mapping[str, str] | None = None) -> CCall:
+        """The call of a step; ``rows``: what is added to the addresses of activations."""
         call = step.call
         assert call is not None
         if call.function == UPDATE:
@@ -152,8 +159,7 @@ class Emitter:
             assert isinstance(arg, Accumulator)
             return CCall(step.name, f"update of {arg.tensor}", updates=arg.tensor)
         out = CCall(step.name, comment, call.struct, layer=layer)
-        for key, value in call.fields.items():
-            out.fields.append((key, self._field(step, value)))
+        out.fields = self.fields(step, call)
         scratch = self._scratch_offset(step)
         arguments = []
         for arg in call.args:
@@ -167,6 +173,8 @@ class Emitter:
                 out.before += fold_lines(self, step, f"a + {scratch}")
                 arguments.append(f"(const int32_t *)(a + {scratch})")
                 scratch += align(4 * arg.values.size)
+            elif isinstance(arg, Address):
+                arguments.append(self.address(arg.tensor, arg.is_output, (rows or {}).get(arg.tensor, "")))
             else:
                 arguments.append(self._argument(step, arg))
         if self.program.learning.interleaved:
@@ -179,6 +187,10 @@ class Emitter:
         out.text = f"{call.function}({', '.join([*head, *arguments])});"
         return out
 
+    def fields(self, step: Step, call: Call) -> list[tuple[str, str]]:
+        """What the struct of a call holds."""
+        return [(key, self._field(step, value)) for key, value in call.fields.items()]
+
     def _field(self, step: Step, value: int | float | Table) -> str:
         if isinstance(value, Table):
             return self.add_array(f"{step.name}_{value.suffix}", value.values, f"{step.node.op} '{step.node.name}'")
@@ -186,9 +198,7 @@ class Emitter:
             return c_float(value)
         return "INT32_MIN" if value == -(1 << 31) else str(value)
 
-    def _argument(self, step: Step, arg: Address | Bias | Table | Grad | Accumulator | Param | Kept) -> str:
-        if isinstance(arg, Address):
-            return self.address(arg.tensor, arg.is_output)
+    def _argument(self, step: Step, arg: Bias | Table | Grad | Accumulator | Param | Kept) -> str:
         if isinstance(arg, Grad):
             const = "" if arg.is_output else "const "
             at = self.program.offset(gradient_name(arg.tensor, arg.part))
@@ -212,12 +222,12 @@ class Emitter:
         where = f"a + {self.program.offset(sum_name(tensor))}" if at is None else f"state + {at}"
         return f"({self.grad_type} *)({where})"
 
-    def address(self, tensor: str, is_output: bool) -> str:
-        """An activation in the arena, or a constant in flash."""
+    def address(self, tensor: str, is_output: bool, rows: str = "") -> str:
+        """An activation in the arena, from some row on, or a constant in flash."""
         value = self.program.graph[tensor].data
         if value is not None:
             return self.add_array(f"k_{identifier(tensor)}", value, f"{tensor} {_shape(value.shape)}")
-        return f"({'' if is_output else 'const '}int8_t *)(a + {self.program.offset(tensor)})"
+        return f"({'' if is_output else 'const '}int8_t *)(a + {self.program.offset(tensor)}{rows})"
 
     def _rows(self, step: Step, arg: Rows, out: CCall, scratch: int) -> str:
         name = f"{step.name}_w"

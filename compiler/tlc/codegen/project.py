@@ -21,6 +21,7 @@ from tlc.boards import Board, Transport
 from tlc.bundle import Bundle
 from tlc.codegen.expressions import Array, CCall, Emitter, c_array, c_float, identifier
 from tlc.codegen.folding import fold_lines
+from tlc.codegen.strips import strip_table
 from tlc.cost import journal_slot_bytes
 from tlc.errors import OutputError
 from tlc.graph import Graph, Tensor
@@ -126,7 +127,8 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
     context: dict[str, Any] = {
         "program": program,
         "in_integers": program.learning.arithmetic == "int",
-        "forward": forward,
+        "forward": forward[program.in_strips :],
+        "strips": None,
         "keeping": [kept for call in forward for kept in call.keeping],
         "backward": emission.backward,
         "loss": emission.loss,
@@ -149,6 +151,8 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
         context["loss_gradient"] = _gradient(program, program.loss_top)
     if graph.aux:
         context["aux"] = {"output": _edge(graph[graph.aux], program.offset(graph.aux))}
+    if program.strips:
+        context["strips"] = {"calls": forward[: program.in_strips], "table": strip_table(program.strips)}
     if program.tail:
         begins, result = program.tail.input, program.tail.output
         context["tail"] = {
@@ -156,7 +160,7 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
             "output": _edge(graph[result], program.offset(result)),
             "layers": [call for call in forward if call.layer >= program.tail.forward],
         }
-        context["forward"] = [call for call in forward if call.layer < program.tail.forward]
+        context["forward"] = [call for call in context["forward"] if call.layer < program.tail.forward]
         if program.learned:
             context["tail"]["gradient"] = _gradient(program, begins)
             context["tail"]["backward"] = emission.backward[: program.tail.backward]

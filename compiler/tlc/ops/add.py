@@ -16,6 +16,7 @@ from tlc.ops.base import (
     Array,
     Call,
     Operator,
+    Reads,
     Table,
     activation_range,
     apply_activation,
@@ -23,7 +24,7 @@ from tlc.ops.base import (
     quantize_multiplier,
     requantize,
 )
-from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
+from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five, same_rows
 from tlc.ops.training import Range, add_over, copy_call, mask, mask_call, move_call, real_range
 from tlc.ops.training_int import (
     Fixed,
@@ -115,6 +116,9 @@ class Add(Operator):
             },
             (Address(node.inputs[0]), Address(node.inputs[1]), Address(node.output, is_output=True)),
         )
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        return same_rows(graph, node, first, last)
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         y = graph[node.output].shape

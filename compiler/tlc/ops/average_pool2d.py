@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Activation, Array, Call, Grad, Operator, activation_range, apply_activation
+from tlc.ops.base import Activation, Array, Call, Grad, Operator, Reads, activation_range, apply_activation
 from tlc.ops.max_pool2d import pool_args, pool_fields, pool_grad_fields, pool_grad_fields_int, small_pads, windows
 from tlc.ops.training import mask, mask_call, real_range
 from tlc.ops.training_int import BITS, Fixed, mask_call_int, masked, odd, through_part, times
-from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw
+from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw, window_reads
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ class AveragePool2d(Operator):
 
     def call(self, graph: Graph, node: Node) -> Call:
         return Call("tlc_average_pool2d_s8", "tlc_pool2d_t", pool_fields(graph, node), pool_args(node))
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        return window_reads(graph, node, first, last, node.attrs.kernel[0])
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         args = (Grad(node.output), Grad(node.inputs[0], is_output=True))

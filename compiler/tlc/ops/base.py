@@ -29,6 +29,7 @@ __all__ = [
     "Kept",
     "Operator",
     "Param",
+    "Reads",
     "Rows",
     "Rule",
     "Scratch",
@@ -170,6 +171,17 @@ class Call:
     args: tuple[Address | Rows | Bias | Table | Scratch | Grad | Accumulator | Param | Kept, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What some rows of an output, along its height, are computed from."""
+
+    first: int
+    last: int
+    """Rows [first, last) of each input that is computed; of a constant all."""
+    attrs: Any
+    """The node's where these rows are all of the inputs, and those rows all of the output."""
+
+
 class Operator(ABC):
     """One operator: stateless, one instance in ``tlc.ops.REGISTRY``."""
 
@@ -202,6 +214,10 @@ class Operator(ABC):
     @abstractmethod
     def call(self, graph: Graph, node: Node) -> Call | None:
         """The C call on the integer graph; None where nothing is computed."""
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        """What rows [first, last) of the output (N, H, W, C) are computed from; None where not from some rows alone."""
+        return None
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         """The C calls of the backward pass, in order; None where the operator has no gradient.

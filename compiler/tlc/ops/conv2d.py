@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Activation, Address, Array, Call, Operator, Scratch, Table, apply_activation
+from tlc.ops.base import Activation, Address, Array, Call, Operator, Reads, Scratch, Table, apply_activation
 from tlc.ops.training import (
     add_input_gradient,
     add_weight_gradient,
@@ -43,6 +43,7 @@ from tlc.ops.window import (
     samples_at_once,
     tap_slices,
     tf_pad_hw,
+    window_reads,
 )
 
 SMALL_WINDOW = 64
@@ -150,6 +151,9 @@ class Conv2d(Operator):
             scratch = Scratch(9 * (-(-values // 4) * 4))  # four windows as int16, and one as it is gathered
             return Call("tlc_patch_conv2d_s8", "tlc_conv2d_t", fields, (x, rows, bias, scratch, y))
         return Call("tlc_conv2d_s8", "tlc_conv2d_t", fields, (x, rows, bias, y))
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        return window_reads(graph, node, first, last, graph[node.inputs[1]].shape[1], node.attrs.dilations[0])
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         w = graph.data(node.inputs[1])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Activation, Address, Array, Call, Operator, Scratch, apply_activation
+from tlc.ops.base import Activation, Address, Array, Call, Operator, Reads, Scratch, apply_activation
 from tlc.ops.conv2d import covered, dilate, geometry
 from tlc.ops.training import (
     add_input_gradient,
@@ -42,6 +42,7 @@ from tlc.ops.window import (
     samples_at_once,
     tap_slices,
     tf_pad_hw,
+    window_reads,
 )
 
 
@@ -141,6 +142,9 @@ class DepthwiseConv2d(Operator):
                 Address(node.output, is_output=True),
             ),
         )
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        return window_reads(graph, node, first, last, graph[node.inputs[1]].shape[1], node.attrs.dilations[0])
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         w = graph.data(node.inputs[1])

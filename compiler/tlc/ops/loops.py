@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc.graph import Graph, Node, Shape
+from tlc.ops.base import Reads
 
 __all__ = [
     "MAX_LOOPS",
@@ -23,6 +24,7 @@ __all__ = [
     "pair_loops",
     "rank_at_most_five",
     "same_quantization",
+    "same_rows",
     "strides",
 ]
 
@@ -56,6 +58,17 @@ def pair_loops(a: Shape, b: Shape) -> NDArray[np.int32]:
         (max(n, m), step_a if n > 1 else 0, step_b if m > 1 else 0)
         for n, m, step_a, step_b in zip(a, b, strides(a), strides(b), strict=True)
     )
+
+
+def same_rows(graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+    """The same rows of each operand that is computed; None where an operand's rows are repeated, or a constant has several."""
+    height = graph[node.output].shape[1:2]
+    if len(graph[node.output].shape) != 4 or any(graph[name].shape[1:2] != height for name in graph.activations(node)):
+        return None
+    constants = [graph[name].shape for name in node.inputs if graph[name].is_constant]
+    if any(len(shape) >= 3 and shape[-3] != 1 for shape in constants):
+        return None
+    return Reads(first, last, node.attrs)
 
 
 # ---- rules that these operators share --------------------------------------------------------------------------------

@@ -10,10 +10,21 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Activation, Address, Array, Call, Grad, Operator, Table, activation_range, apply_activation
+from tlc.ops.base import (
+    Activation,
+    Address,
+    Array,
+    Call,
+    Grad,
+    Operator,
+    Reads,
+    Table,
+    activation_range,
+    apply_activation,
+)
 from tlc.ops.training import mask, mask_call, real_range
 from tlc.ops.training_int import Fixed, mask_call_int, masked, odd, through_part, times
-from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw
+from tlc.ops.window import Pads, output_hw, pad_hw, positive_pads, tap_slices, tf_pad_hw, window_reads
 
 
 def small_pads(graph: Graph, node: Node) -> str | None:
@@ -68,6 +79,9 @@ class MaxPool2d(Operator):
 
     def call(self, graph: Graph, node: Node) -> Call:
         return Call("tlc_max_pool2d_s8", "tlc_pool2d_t", pool_fields(graph, node), pool_args(node))
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        return window_reads(graph, node, first, last, node.attrs.kernel[0])
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         args = (Address(node.inputs[0]), Grad(node.output), Grad(node.inputs[0], is_output=True))

@@ -18,6 +18,7 @@ from tlc.ops.base import (
     Call,
     Grad,
     Operator,
+    Reads,
     Scratch,
     Table,
     activation_range,
@@ -26,7 +27,7 @@ from tlc.ops.base import (
     quantize_multiplier,
     requantize,
 )
-from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five
+from tlc.ops.loops import one_sample, pair_loops, rank_at_most_five, same_rows
 from tlc.ops.training import Range, add_over, mask, mask_call, real_range
 from tlc.ops.training_int import Fixed, factor, mask_call_int, masked, odd, reduce_to, sum_shift, times
 
@@ -86,6 +87,9 @@ class Mul(Operator):
             },
             (Address(node.inputs[0]), Address(node.inputs[1]), Address(node.output, is_output=True)),
         )
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        return same_rows(graph, node, first, last)
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         calls = mask_call(graph, node, self._reach(graph, node))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Quant, Shape
-from tlc.ops.base import Address, Array, Call, Operator, Table
+from tlc.ops.base import Address, Array, Call, Operator, Reads, Table
 from tlc.ops.loops import merge_loops, one_sample, rank_at_most_five, same_quantization, strides
 from tlc.ops.training import move_call
 from tlc.ops.training_int import Fixed, move, move_calls_int
@@ -65,6 +65,14 @@ class Pad(Operator):
             },
             (Address(x.name), Address(y.name, is_output=True)),
         )
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        (before, _), height = node.attrs.pads[1], graph[node.inputs[0]].shape[1]
+        inside = max(first - before, 0), min(last - before, height)
+        if len(node.attrs.pads) != 4 or inside[0] >= inside[1]:
+            return None
+        rows = (inside[0] + before - first, last - inside[1] - before)
+        return Reads(*inside, node.with_attrs(pads=(node.attrs.pads[0], rows, *node.attrs.pads[2:])))
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         x, y = graph[node.inputs[0]], graph[node.output]

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tlc.graph import Graph, Node, Shape
-from tlc.ops.base import Address, Array, Call, Operator, quantize_multiplier, requantize
+from tlc.ops.base import Address, Array, Call, Operator, Reads, quantize_multiplier, requantize
+from tlc.ops.loops import same_rows
 from tlc.ops.training import copy_call, mask, mask_call, real_range
 from tlc.ops.training_int import Fixed, copy_call_int, mask_call_int, masked
 
@@ -70,6 +71,9 @@ class Quantize(Operator):
             },
             (Address(node.inputs[0]), Address(node.output, is_output=True)),
         )
+
+    def reads(self, graph: Graph, node: Node, first: int, last: int) -> Reads | None:
+        return same_rows(graph, node, first, last)
 
     def backward(self, graph: Graph, node: Node, wanted: frozenset[int], adding: frozenset[int]) -> list[Call] | None:
         return [*mask_call(graph, node, real_range(graph, node.inputs[0])), copy_call(graph, node, 0, 0 in adding)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tlc.graph import Graph, Node, Quant, Shape
-from tlc.ops.base import Array, Bias, Rows, Table, activation_range, quantize_multipliers, requantize
+from tlc.ops.base import Array, Bias, Reads, Rows, Table, activation_range, quantize_multipliers, requantize
 
 __all__ = [
     "constant_bias",
@@ -25,6 +25,7 @@ __all__ = [
     "samples_at_once",
     "tap_slices",
     "tf_pad_hw",
+    "window_reads",
 ]
 
 Pads = tuple[int, int, int, int]
@@ -82,6 +83,18 @@ def tf_pad_hw(x: Any, pads: Pads, value: float = 0.0) -> Any:
 
     top, left, bottom, right = pads
     return tf.pad(x, [[0, 0], [top, bottom], [left, right], [0, 0]], constant_values=value) if any(pads) else x
+
+
+def window_reads(graph: Graph, node: Node, first: int, last: int, kernel: int, dilation: int = 1) -> Reads | None:
+    """The input's rows under the windows of output rows [first, last); None where one of those lies in the padding."""
+    a, height = node.attrs, graph[node.inputs[0]].shape[1]
+    begin = first * a.strides[0] - a.pads[0]
+    end = (last - 1) * a.strides[0] - a.pads[0] + (kernel - 1) * dilation + 1
+    inside = max(begin, 0), min(end, height)
+    if inside[0] >= inside[1]:
+        return None
+    pads = (inside[0] - begin, a.pads[1], end - inside[1], a.pads[3])
+    return Reads(*inside, node.with_attrs(pads=pads))
 
 
 def tap_slices(

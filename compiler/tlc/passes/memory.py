@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from tlc.program import Buffer, align
 
-__all__ = ["lower_bound", "place"]
+__all__ = ["alive", "lower_bound", "place"]
 
 Chain = list[Buffer]
 """Buffers that begin at the same offset, each computed over the one before; mostly one."""
@@ -45,6 +45,12 @@ def place(buffers: Iterable[Buffer]) -> int:
 def lower_bound(buffers: Iterable[Buffer]) -> int:
     """The most bytes alive at once: no arena is smaller."""
     return _most_alive(_chains(buffers))
+
+
+def alive(buffers: Iterable[Buffer], steps: int) -> list[int]:
+    """How many bytes are alive at each of so many steps."""
+    chains = _chains(buffers)
+    return [sum(_alive(chain, step) for chain in chains) for step in range(steps)]
 
 
 def _most_alive(chains: list[Chain]) -> int:

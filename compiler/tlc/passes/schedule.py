@@ -19,8 +19,18 @@ from tlc.passes.backward import Plan
 from tlc.passes.keep import keep_little
 from tlc.passes.memory import place
 from tlc.program import Buffer, Learned, Program, Step, TailPart, align
+from tlc.strips import Strips
 
-__all__ = ["gradient_name", "schedule", "scratch_name", "sum_name"]
+__all__ = [
+    "add_strips",
+    "gradient_name",
+    "kept_name",
+    "layer_objection",
+    "objection",
+    "schedule",
+    "scratch_name",
+    "sum_name",
+]
 
 
 IN_PLACE = ("_plane_grad_f32", "_in_place_grad_s16", "_in_place_static_grad_s16")
@@ -37,6 +47,11 @@ def sum_name(tensor: str) -> str:
     return f"sum({tensor})"
 
 
+def kept_name(tensor: str) -> str:
+    """The buffer of what is kept of an activation from one strip to the next."""
+    return f"kept rows of {tensor}"
+
+
 def scratch_name(step: str) -> str:
     """The buffer of a step's scratch."""
     return f"scratch({step})"
@@ -49,6 +64,7 @@ def schedule(
     steps: Sequence[Step] | None = None,
     *,
     thrifty: bool = True,
+    strips: Strips | None = None,
 ) -> Program:
     """A program for an integer graph.
 
@@ -58,6 +74,7 @@ def schedule(
         packed: per entropy-packed weight tensor, the bytes of a row (the decoder's scratch).
         steps: the forward pass of another program of this graph, whatever learned there: saves making it anew.
         thrifty: masks and channels are kept instead of activations; False to see what that saves.
+        strips: how the first steps are computed; left out where :func:`objection` has something against it.
     """
     forward = list(steps) if steps else [_step(graph, node, index) for index, node in enumerate(graph.nodes)]
     backward = []
@@ -87,9 +104,47 @@ def schedule(
     if plan:
         for name in plan.slices:  # where they are not packed, a row is put together there all the same
             scratch.setdefault(name, _row_elements(graph, name, plan.learned[name]))
+    if strips and not objection(program, strips.steps):
+        program.strips = strips
     _find_lives(program, scratch, plan.aliases if plan else {})
     program.arena_bytes = place(program.buffers.values())
     return program
+
+
+def objection(program: Program, steps: int) -> str:
+    """What is against computing the first steps a strip at a time; empty where nothing is."""
+    graph = program.graph
+    nodes, rest = graph.nodes[:steps], graph.nodes[steps:]
+    between = {node.output for node in nodes[:-1]}
+    for number, step in enumerate(program.forward[:steps]):
+        wrong = layer_objection(program, number)
+        if wrong:
+            return wrong
+        if step.keeping and step.node.output in between:
+            return f"the backward pass reads '{step.node.output}'"
+    if program.tail and steps > program.tail.forward:
+        return "they reach into the second part"
+    for node in rest:
+        for name in between & set(node.inputs):
+            return f"{node.op} '{node.name}' reads '{name}'"
+    for step in program.backward:
+        for arg in step.call.args if step.call else ():
+            if isinstance(arg, Address) and arg.tensor in between:
+                return f"the backward pass reads '{arg.tensor}'"
+    kept = sorted(between & {*graph.outputs, program.top, program.loss_top})
+    return f"'{kept[0]}' is an output" if kept else ""
+
+
+def layer_objection(program: Program, number: int) -> str:
+    """What is against computing a layer by rows; empty where nothing is."""
+    graph, step = program.graph, program.forward[number]
+    node = step.node
+    if program.folded.get(node.name, 0) is None:
+        return f"{node.op} '{node.name}' learns"
+    by_rows = step.call is not None and len(graph[node.output].shape) == 4
+    if not by_rows or all(REGISTRY[node.op].reads(graph, node, row, row + 1) is None for row in (0, 1)):
+        return f"{node.op} '{node.name}' is not computed by rows"
+    return ""
 
 
 def _step(graph: Graph, node: Node, index: int) -> Step:
@@ -150,13 +205,16 @@ def _find_lives(program: Program, packed: Mapping[str, int], aliases: Mapping[st
     for name in graph.inputs:
         begins = tail.forward if tail and name == tail.input else 0
         buffers[name] = Buffer(name, graph[name].bytes, begins, begins)
+    if program.strips:
+        add_strips(program, program.strips, packed)
     for number, step in enumerate(program.forward):
-        for name in graph.activations(step.node):
-            _touch(buffers, name, number)
-        _add_output(program, step, number)
+        if number >= program.in_strips:
+            for name in graph.activations(step.node):
+                _touch(buffers, name, number)
+            _add_output(program, step, number)
+            _add_scratch(program, step, number, packed)
         for kept in (arg for call in step.keeping for arg in call.args if isinstance(arg, Kept)):
             buffers[kept.name] = Buffer(kept.name, kept.bytes, number, number)
-        _add_scratch(program, step, number, packed)
     for name in graph.outputs:
         if not tail or name == tail.output:  # a first part's output has been sent when the second part begins
             _touch(buffers, name, len(program.forward))
@@ -263,6 +321,31 @@ def _add_output(program: Program, step: Step, number: int) -> None:
     buffers[tensor.name] = buffer
     if buffer.shares:
         _touch(buffers, buffer.shares, number)
+
+
+def add_strips(program: Program, strips: Strips, packed: Mapping[str, int]) -> None:
+    """The buffers of the steps that are computed a strip at a time: of what lies between them some rows; whole and alive in all
+    of them are what they read of the graph's inputs, what the last one computes, and what is kept from strip to strip."""
+    graph, buffers, end = program.graph, program.buffers, strips.steps - 1
+    for number, step in enumerate(program.forward[: strips.steps]):
+        node = step.node
+        for name in graph.activations(node):
+            _touch(buffers, name, number if name in strips.held else end)
+        tensor = node.output
+        if number == end:
+            buffers[tensor] = Buffer(tensor, graph[tensor].bytes, 0, end)
+        else:
+            buffer = buffers[tensor] = Buffer(tensor, strips.held_bytes(tensor), number, number)
+            source = buffers[_root(buffers, node.inputs[0])]
+            readers = [later for later in strips.nodes[number + 1 :] if node.inputs[0] in later.inputs]
+            same = graph[node.inputs[0]].shape[-1] == graph[tensor].shape[-1]
+            small = node.inputs[0] in strips.held and buffer.bytes <= source.bytes
+            if REGISTRY[node.op].shrinks and same and small and not readers:
+                buffer.over = source.name
+            if strips.kept_bytes(tensor):
+                name = kept_name(tensor)
+                buffers[name] = Buffer(name, strips.kept_bytes(tensor), 0, end)
+        _add_scratch(program, replace(step, call=strips.call(number)), number, packed)
 
 
 def _last_use(program: Program, name: str) -> int:

@@ -49,7 +49,7 @@ def show_compiled(compiled: Compiled, directory: Path) -> None:
         ["MACs on the device", f"{bundle.macs:,}", f"about {compiled.estimate.instructions:,} instructions"],
         ["weights", f"{promise.packed_bytes:,} B", f"{promise.weight_bytes:,} B before packing"],
         ["flash", f"{promise.flash_bytes:,} B", share(promise.flash_bytes, memory.flash_bytes)],
-        ["arena", f"{promise.arena_bytes:,} B", ""],
+        ["arena", f"{promise.arena_bytes:,} B", _strips(compiled.estimate)],
         ["RAM", f"{promise.ram_bytes:,} B", share(promise.ram_bytes, memory.ram_bytes)],
         ["on the link", f"{compiled.estimate.link_bytes:,} B", "per inference"],
         ["bundle", bundle.hash[:16], ""],
@@ -60,6 +60,10 @@ def show_compiled(compiled: Compiled, directory: Path) -> None:
     for warning in compiled.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"\nnext:  pio run -d {directory} -t upload\n       tlc serve {directory} --device ...")
+
+
+def _strips(row: Estimate) -> str:
+    return f"the first layers in {row.strips} strips" if row.strips else ""
 
 
 def show_training(training: Training) -> None:
@@ -106,7 +110,7 @@ def show_plan(rows: list[Estimate]) -> None:
                 f"{row.ram_bytes:,}{excess(row.over_ram)}",
                 f"{row.link_bytes:,}",
                 f"{1000 * row.seconds:,.1f}",
-                "yes" if row.fits else "no",
+                f"{'yes' if row.fits else 'no'}{f', in {row.strips} strips' if row.strips else ''}",
             ]
             for row in rows
         ],
