@@ -266,8 +266,8 @@ def _estimates(graph: Graph, board: Board, options: Options, transport: Transpor
         try:
             # What is chosen by its cost comes later; the last layer stands for it.
             learned = parse_spec(device, "last" if options.train in CHOSEN else options.train)
-            program, packing = _fitted(device, board, options, learned, cut.file_name == "none")
-        except UsageError as error:  # nothing can learn there, or no strips be made
+            program, packing = _fitted(device, board, options, learned, cut.file_name == "none", strict=False)
+        except UsageError as error:  # nothing can learn there
             refusals.append(error)
             continue
         rows.append(estimate(cut.file_name, program, board, packing, transport, options.ram))
@@ -691,9 +691,10 @@ def _program(
 
 
 def _fitted(
-    device: Graph, board: Board, options: Options, learned: dict[str, str], standalone: bool
+    device: Graph, board: Board, options: Options, learned: dict[str, str], standalone: bool, *, strict: bool = True
 ) -> tuple[Program, Packing]:
-    """The program, its first layers in strips where it is told, or where it would not fit otherwise."""
+    """The program, its first layers in strips where it is told, or where it would not fit otherwise; ``strict``: refuses where
+    it is told, and does not help."""
     program, packing = _program(device, board, options.pack, learned, options.learning)
     over = certificate(program, board, packing, standalone).ram_bytes - ram_limit(board, options.ram)
     if options.patches == "none" or (options.patches == "auto" and over <= 0):
@@ -707,7 +708,7 @@ def _fitted(
     if options.patches == "auto":
         made = fewest(program, program.arena_bytes - over, place, scratch)
     else:
-        made = least(program, int(options.patches), place, scratch)
+        made = least(program, int(options.patches), place, scratch, strict=strict)
     if made.strips is None:
         return program, packing
     # Decoding is done in each strip, so fewer weights may be worth it.
@@ -788,11 +789,12 @@ def _strips_report(program: Program) -> dict[str, Any] | None:
     strips = program.strips
     if strips is None:
         return None
+    whole = sum(step.macs for step in program.forward[: strips.steps])
     return {
         "layers": [node.name for node in strips.nodes],
         "strips": strips.count,
-        "recomputed_macs": sum(strips.macs(index) for index in range(strips.steps))
-        - sum(step.macs for step in program.forward[: strips.steps]),
+        # Fewer than whole, where the last rows of a layer are read by nobody.
+        "recomputed_macs": max(0, sum(strips.macs(index) for index in range(strips.steps)) - whole),
         "kept_bytes": sum(strips.kept_bytes(name) for name in strips.held),
         "between": {
             name: {"bytes": strips.held_bytes(name), "whole": program.graph[name].bytes} for name in strips.held

@@ -98,7 +98,7 @@ class Strips:
     @cached_property
     def calls(self) -> tuple[tuple[Call, ...], ...]:
         """The calls, by node and strip."""
-        made = []
+        made: list[tuple[Call, ...]] = []
         for index in range(self.steps):
             known: dict[Any, Call] = {}
             row = []
@@ -117,7 +117,8 @@ class Strips:
     def kinds(self, index: int) -> tuple[list[Call], list[int]]:
         """The calls of a node that differ from each other, and for each strip which of them is its."""
         different: dict[tuple[object, ...], int] = {}
-        calls, which = [], []
+        calls: list[Call] = []
+        which = []
         for call in self.calls[index]:
             fields = call.fields.values()
             key = tuple(value.values.tobytes() if isinstance(value, Table) else value for value in fields)
@@ -150,10 +151,9 @@ class Strips:
 
 
 def divide(graph: Graph, steps: int, count: int) -> Strips | None:
-    """The first ``steps`` nodes in ``count`` strips, or fewer where some of the last ones would find nothing to do.
+    """The first ``steps`` nodes in ``count`` strips, or fewer, where in one of them a layer would find nothing to do but padding.
 
-    Activations between these nodes must be read by these nodes alone. None where a node cannot be computed by rows, or
-    that leaves one strip.
+    Activations between these nodes must be read by these nodes alone. None where that leaves one strip.
     """
     rows = graph[graph.nodes[steps - 1].output].shape[1]
     height = -(-rows // min(count, rows))
@@ -162,13 +162,11 @@ def divide(graph: Graph, steps: int, count: int) -> Strips | None:
         made = _divide(graph, steps, ends)
         if not isinstance(made, int):
             return made
-        if made == 0:  # the first strip would read nothing but padding
-            return None
-        del ends[made - 1]
+        del ends[max(made - 1, 0)]
     return None
 
 
-def _divide(graph: Graph, steps: int, ends: Sequence[int]) -> Strips | int | None:
+def _divide(graph: Graph, steps: int, ends: Sequence[int]) -> Strips | int:
     """Strips of the output's rows that end there; the number of one in which a layer has nothing to do."""
     nodes = graph.nodes[:steps]
     between = [node.output for node in nodes[:-1]]
@@ -178,8 +176,6 @@ def _divide(graph: Graph, steps: int, ends: Sequence[int]) -> Strips | int | Non
         wanted: dict[str, Span] = {nodes[-1].output: (ends[number - 1] if number else 0, end)}
         parts: list[Part] = []
         for node in reversed(nodes):
-            if node.output not in wanted:
-                return None
             first, last = wanted[node.output]
             if node.output in held:
                 done = held[node.output][-1][1] if number else 0

@@ -135,8 +135,13 @@ void tlc_device_defaults(tlc_device_config_t *config) {
 static void on_layer(void *arg, uint16_t layer) {
     tlc_device_t *device = arg;
     const tlc_port_t *port = device->config.port;
-    if (device->config.layer_ticks) {
-        device->config.layer_ticks[layer] = (uint32_t)(ticks(device) - device->layer_start);
+    uint32_t *const counts = device->config.layer_ticks;
+    if (counts && device->is_first_layer) {
+        memset(counts + layer, 0, (device->config.model->layer_count - layer) * sizeof *counts);
+        device->is_first_layer = false;
+    }
+    if (counts) {
+        counts[layer] += (uint32_t)(ticks(device) - device->layer_start); /* there may be several strips */
     }
     if (port->yield) {
         port->yield(port->self);
@@ -357,6 +362,7 @@ static tlc_status_t run(tlc_device_t *device) {
     const uint32_t began = begin_work(device);
     const uint64_t start = ticks(device);
     device->layer_start = start;
+    device->is_first_layer = true;
     const tlc_status_t status = tlc_run_forward(&device->ctx);
     device->forward_ticks = ticks(device) - start;
     device->forwards++;
@@ -998,6 +1004,7 @@ static void take_tail(tlc_device_t *device) {
     const uint32_t began = begin_work(device);
     const uint64_t start = ticks(device);
     device->layer_start = start;
+    device->is_first_layer = true;
     wrong = run_tail(device, kind == TLC_TAIL_LABEL ? &told : kind == TLC_TAIL_OWN ? &device->own : NULL, &status);
     const uint64_t spent = ticks(device) - start;
     end_work(device, began);

@@ -36,21 +36,22 @@ class _Candidate:
     bound: int
 
 
-def least(program: Program, count: int, place: Place, packed: Mapping[str, int]) -> Program:
+def least(program: Program, count: int, place: Place, packed: Mapping[str, int], *, strict: bool = True) -> Program:
     """The program with the smallest arena that up to so many strips give.
 
     Args:
         program: the program without strips.
         packed: per entropy-packed weight tensor, the bytes of a row.
+        strict: False: the program as it is where strips do not help.
 
     Raises:
-        UsageError: no first layers can be computed so, or they do not take less for it.
+        UsageError: strict, and no first layers can be computed so, or they do not take less for it.
     """
     counts = sorted({count, *(n for n in COUNTS if n < count)})
     found = sorted(_candidates(program, counts, packed), key=lambda c: c.bound)
     made = [place(candidate.strips) for candidate in found[:PLACED]]
-    best = min(made, key=lambda one: one.arena_bytes, default=program)
-    if best.arena_bytes >= program.arena_bytes:
+    best = min([program, *made], key=lambda one: one.arena_bytes)
+    if strict and best is program:
         reason = f"that does not lower the arena of {program.arena_bytes:,} bytes" if made else _reason(program)
         raise UsageError(
             f"the first layers are not computed in strips: {reason}",

@@ -159,6 +159,7 @@ typedef struct tlc_device {
     uint32_t tail; /* request of the pass that TAIL was last answered for; 0: none */
     bool tail_right;
 
+    bool is_first_layer; /* of this pass, so the ticks of it and the ones behind are not counted yet */
     uint64_t layer_start;
     uint32_t log_dropped;
     uint8_t scratch[TLC_HELLO_BYTES + TLC_HELLO_MAX_NAME];
