@@ -691,16 +691,23 @@ def _program(
 
 
 def _fitted(
-    device: Graph, board: Board, options: Options, learned: dict[str, str], standalone: bool, *, strict: bool = True
+    device: Graph,
+    board: Board,
+    options: Options,
+    learned: dict[str, str],
+    standalone: bool,
+    *,
+    scales: Scales | None = None,
+    strict: bool = True,
 ) -> tuple[Program, Packing]:
     """The program, its first layers in strips where it is told, or where it would not fit otherwise; ``strict``: refuses where
     it is told, and does not help."""
-    program, packing = _program(device, board, options.pack, learned, options.learning)
+    told = [] if scales is None else [scales]
+    program, packing = _program(device, board, options.pack, learned, options.learning, *told)
     over = certificate(program, board, packing, standalone).ram_bytes - ram_limit(board, options.ram)
     if options.patches == "none" or (options.patches == "auto" and over <= 0):
         return program, packing
-    scratch = _row_bytes(packing)
-    plan = differentiate(device, learned, options.learning) if learned else None
+    scratch, plan = _row_bytes(packing), _plan(device, learned, options.learning, scales)
 
     def place(strips: Strips) -> Program:
         return schedule(device, plan, scratch, program.forward, strips=strips)
