@@ -702,8 +702,7 @@ def _fitted(
 ) -> tuple[Program, Packing]:
     """The program, its first layers in strips where it is told, or where it would not fit otherwise; ``strict``: refuses where
     it is told, and does not help."""
-    told = [] if scales is None else [scales]
-    program, packing = _program(device, board, options.pack, learned, options.learning, *told)
+    program, packing = _program(device, board, options.pack, learned, options.learning, scales)
     over = certificate(program, board, packing, standalone).ram_bytes - ram_limit(board, options.ram)
     if options.patches == "none" or (options.patches == "auto" and over <= 0):
         return program, packing

@@ -113,9 +113,9 @@ def reference(models: Models, ushaped: Path, monkeypatch: pytest.MonkeyPatch):  
     kept = {}
     original = pipeline._program
 
-    def watched(device, board, mode, learned, learning):  # type: ignore[no-untyped-def]
+    def watched(device, *others):  # type: ignore[no-untyped-def]
         kept["device"] = device
-        return original(device, board, mode, learned, learning)
+        return original(device, *others)
 
     monkeypatch.setattr(pipeline, "_program", watched)
     models.compile("again", cut=models.head, tail=models.middle)
