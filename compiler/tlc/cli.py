@@ -704,7 +704,8 @@ def train_command(
     """Train a device and the host's part of the network on a file.
 
     What --train of `tlc compile` named learns on the device, the rest in TensorFlow; that goes to DIR/host.trained.onnx. Where
-    the whole network is on the device (--cut none) and it computes its loss (--loss), it is sent samples and labels.
+    the whole network is on the device (--cut none) and it computes its loss (--loss), it is sent samples and labels. Rounds are
+    kept in DIR/runs: where it was interrupted, the same command goes on from the last one.
     """
     import asyncio
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from tlc.errors import OutputError
-from tlc_host.algorithms.base import Event, RoundDone
+from tlc.errors import DeviceError, OutputError
+from tlc_host import messages as m
+from tlc_host.algorithms.base import BatchDone, Event, RoundDone
 from tlc_host.cohort import diverged
 from tlc_host.loop import Loop
 from tlc_host.store import Checkpoint, Store
@@ -19,8 +21,13 @@ __all__ = ["recorded"]
 
 
 async def recorded(
-    loop: Loop, store: Store, settings: Mapping[str, Any], boards: Mapping[str, str] | None = None
-) -> AsyncIterator[Event]:
+    loop: Loop,
+    store: Store,
+    settings: Mapping[str, Any],
+    boards: Mapping[str, str] | None = None,
+    *,
+    begun: Callable[[], None] = lambda: None,
+) -> AsyncGenerator[Event, None]:
     """The events of a loop, each round kept before its event is given on.
 
     Where the store holds an interrupted run of the same algorithm, bundle and settings, that one goes on from its last whole
@@ -31,9 +38,11 @@ async def recorded(
         store: open for writing.
         settings: what must be the same for a run to be the same.
         boards: by the device's name.
+        begun: called before the first round, when everything is as it was after the last one.
 
     Raises:
         OutputError: the disk is full; started again, the run goes on.
+        DeviceError: the loss of what the host segment, or the only device, learns is no number any more: a run that has failed.
     """
     algorithm, model = loop.algorithm, loop.algorithm.server.model
     identity = (algorithm.name, model.bundle.hash, json.loads(json.dumps(dict(settings), default=str)))
@@ -45,6 +54,7 @@ async def recorded(
         await loop.restore(json.loads(checkpoint.parts["loop"]))
     if loop.done:
         store.resume(run, loop.done)
+    begun()
     try:
         async for event in loop.events():
             if isinstance(event, RoundDone):
@@ -54,6 +64,10 @@ async def recorded(
                 )
                 await asyncio.to_thread(_keep, store, run, event, kept, boards or {})
             yield event
+            # With federated learning of several, one device's loss is its own matter.
+            common = loop.algorithm.host_steps(loop.algorithm.settings, 1) > 0 or len(loop.cohort.members) == 1
+            if isinstance(event, BatchDone) and common and not math.isfinite(event.loss):
+                raise _no_number(event)
     except Exception as error:
         # Where it diverged it would do so again; else the same command goes on with it.
         with suppress(OutputError):
@@ -61,6 +75,12 @@ async def recorded(
             store.end(run, "failed" if diverged(error) else "interrupted")
         raise
     store.end(run)
+
+
+def _no_number(event: BatchDone) -> DeviceError:
+    error = DeviceError(f"training diverged: the loss is {event.loss} at step {event.step}", remedy="lower --lr")
+    error.status = m.Status.NUMERIC
+    return error
 
 
 def _interrupted(store: Store, identity: tuple[str, str, dict[str, Any]]) -> tuple[int | None, Checkpoint | None]:

@@ -272,7 +272,7 @@ class ServerModel:
     def save(self) -> bytes:
         """:meth:`snapshot` as the bytes of an ``.npz``, the same for the same state."""
         stream = io.BytesIO()
-        np.savez(stream, **{"tlc/segment": np.array(self._fingerprint), **self.snapshot()})  # type: ignore[arg-type]
+        np.savez(stream, **{"tlc/segment": np.array(self.fingerprint), **self.snapshot()})  # type: ignore[arg-type]
         return stream.getvalue()
 
     @_alone
@@ -288,16 +288,17 @@ class ServerModel:
             fingerprint = str(state.pop("tlc/segment"))
         except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"a host segment's state is damaged: {error}", remedy="take an older checkpoint") from None
-        if fingerprint != self._fingerprint:
+        if fingerprint != self.fingerprint:
             raise DataError(
-                f"the state is of another host segment ({fingerprint[:16]}, not {self._fingerprint[:16]})",
+                f"the state is of another host segment ({fingerprint[:16]}, not {self.fingerprint[:16]})",
                 where=str(self.directory),
                 remedy="take the project that it was saved with",
             )
         self.restore(state)
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
+        """SHA-256 of the host segment as it began."""
         return hashlib.sha256(self._onnx or b"").hexdigest()
 
     def _training(self) -> Trainer:

@@ -6,22 +6,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tlc.errors import ConfigError, DeviceError, OutputError
 from tlc_host import messages as m
 from tlc_host import weights
-from tlc_host.algorithms.base import Event, RoundDone
+from tlc_host.algorithms.base import BatchDone, Event, RoundDone
 from tlc_host.devices import open_device
-from tlc_host.serve import Training, assemble, fitting, link_devices, prepare_shards
+from tlc_host.recorder import recorded
+from tlc_host.serve import Training, assemble, fitting, identity, link_devices, prepare_shards
 from tlc_host.server_model import TRAINED_FILE, ServerModel
 from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session
+from tlc_host.store import Store
 
 __all__ = ["MAX_NORM", "TrainResult", "train"]
 
@@ -72,6 +72,9 @@ async def train(
 ) -> TrainResult:
     """Trains a device and the host segment on a labelled file.
 
+    Rounds and checkpoints are kept in the project, as ``tlc serve`` does: when the same is asked again after an interruption, the
+    run goes on from the last round, and the result tells of the rounds since.
+
     Args:
         directory: the project that ``tlc compile`` wrote.
         device: a name that :func:`tlc_host.devices.open_device` knows.
@@ -84,43 +87,50 @@ async def train(
 
     Raises:
         DataError: the file does not fit the network, or there is nothing to resume.
-        ConfigError: nothing learns in this project, or a setting breaks a rule; the device keeps nothing, and ``save``.
+        ConfigError: nothing learns in this project, or a setting breaks a rule; the device keeps nothing, and ``save``; another
+            daemon trains in this project.
         DeviceError: training diverged: the device is back at its journal's last entry, or the values in flash.
-        OutputError: the host segment cannot be written.
+        OutputError: the host segment cannot be written, or the disk is full; what was kept before stays.
     """
     if not 0 < max_norm < math.inf:
         raise ConfigError(f"the bound must be positive, but is {max_norm}", where="--max-norm", remedy="try 1000")
     server = ServerModel(directory, trained=resume)
     training = replace(training, plan=fitting(training.plan, server.bundle))
     shards = prepare_shards(training, server, 1)
-    losses: list[float] = []
-    accuracies: list[float] = []
+    batches: list[BatchDone] = []
     rounds: list[RoundDone] = []
-    async with ServerWorker(server) as worker, open_device(directory, device) as session:
+    async with ServerWorker(server) as worker, open_device(directory, device) as session, AsyncExitStack() as stack:
         if save:
             weights.require_journal(session)
-        first = session.hello.last_step
-        if first and not resume and server.bundle.split:
-            say(f"{device} has learned up to step {first}; the host segment begins anew (--resume goes on with both)")
+        store = stack.enter_context(Store(directory, write=True, say=say))
+        first = held = session.hello.last_step
+        if held and not resume and server.bundle.split:
+            say(f"{device} has learned up to step {held}; the host segment begins anew (--resume goes on with both)")
         before = await weights.pull(session, server.bundle, directory)
         (link,) = link_devices([session], directory, training.plan, max_norm=max_norm)
         loop = assemble(training.plan, worker, [link], shards)
+        same = {**identity(training, [device]), "command": "train", "host": server.fingerprint, "max_norm": max_norm}
+
+        def begun() -> None:
+            nonlocal first
+            first = link.steps
+
+        boards = {link.name: session.hello.board.decode(errors="replace")}
         try:
-            async with aclosing(loop.events()) as events:
+            async with aclosing(recorded(loop, store, same, boards, begun=begun)) as events:
                 async for event in events:
                     if on_event:
                         on_event(event)
-                    if isinstance(event, RoundDone):
+                    if isinstance(event, BatchDone):
+                        batches.append(event)
+                    else:
                         rounds.append(event)
-                        continue
-                    losses.append(event.loss)
-                    accuracies.append(event.accuracy)
-                    if not np.isfinite(event.loss):  # the host's half: the device's goes back to where it was, too
-                        await weights.push(session, server.bundle, directory, before, step=first)
-                        raise _diverged(f"the loss is {event.loss} at step {event.step}", session)
         except DeviceError as error:
             if error.status != m.Status.NUMERIC:
                 raise
+            if batches and not math.isfinite(batches[-1].loss):  # the device's part goes back to where it was, too
+                await weights.push(session, server.bundle, directory, before, step=held)
+                raise _diverged(f"the loss is {batches[-1].loss} at step {batches[-1].step}", session) from None
             raise _diverged(error.rule, session) from None
         learned = weights.differences(server.bundle, await weights.pull(session, server.bundle, directory), before)
         host = _keep_host(directory, server) if server.bundle.split else None
@@ -130,8 +140,9 @@ async def train(
     for name in ("request", "round", "step", "batch"):
         del journal[name]
     name = training.plan.algorithm.name
+    losses, accuracies = tuple(done.loss for done in batches), tuple(done.accuracy for done in batches)
     return TrainResult(
-        device, name, first, last, tuple(losses), tuple(accuracies), tuple(rounds), tuple(learned), saved, host, journal
+        device, name, first, last, losses, accuracies, tuple(rounds), tuple(learned), saved, host, journal
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from tlc.twin import Twin, TwinLibrary, kept_twin
 from tlc_host import messages as m
 from tlc_host import weights
 from tlc_host.session import Session
+from tlc_host.store import Store
 from tlc_host.transports.memory import MemoryTransport
 
 
@@ -528,7 +529,16 @@ def test_train_on_the_command_line(mine: Path, models: Path, tmp_path: Path) -> 
     assert not np.array_equal(np.load(tmp_path / "plain.npy"), np.load(tmp_path / "trained.npy"))
 
     kept = (mine / "host.trained.onnx").read_bytes()
-    text = refused(mine, 1, *common, "--batches", 3, "--lr", 1e6, "--resume", says=("diverged", "lower --lr"))
+    hopeless = [*common, "--batches", 3, "--lr", 1e6, "--resume"]
+    text = refused(mine / "src", 1, *hopeless, says=("diverged", "lower --lr"))
+    refused(mine / "src", 1, *hopeless, says=("diverged",))  # it does not go on with what has diverged
+    with Store(mine) as store:
+        assert [(run.id, run.status) for run in store.runs()] == [
+            (4, "failed"),
+            (3, "failed"),
+            (2, "done"),
+            (1, "done"),
+        ]
     assert "twin" in text and (mine / "host.trained.onnx").read_bytes() == kept
     assert succeeds("weights", "status", mine, "--json").json["step"] == 8
     labels = tmp_path / "labels.npz"

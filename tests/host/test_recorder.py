@@ -127,6 +127,45 @@ def test_a_full_disk_ends_the_run_and_it_goes_on_later(
     assert rest == wanted[1:]
 
 
+class Lost(BaseException):
+    """The process is gone: nobody closes a run."""
+
+
+def test_tlc_train_goes_on_too(copy: Path, models: Path, tmp_path: Path) -> None:
+    """One device over the link, with an optimizer that remembers; both halves and the file of the host's end alike."""
+    from tlc_host.train import train as train_one
+
+    straight = fresh(copy, tmp_path / "straight")
+    values = {"rounds": 3, "batches": 2, "batch": 2, "host_optimizer": "adam", "host_lr": 0.01}
+    said: list[str] = []
+
+    def once(directory: Path, last: int = 99, **more: Any) -> Any:
+        def watch(event: Any) -> None:
+            if isinstance(event, RoundDone) and event.round + 1 == last:
+                raise Lost
+
+        training = Training(models / "x.npz", plan(values | more))
+        return asyncio.run(train_one(directory, "twin", training, say=said.append, on_event=watch))
+
+    wanted = once(straight)
+    with pytest.raises(Lost):
+        once(copy, 2)
+    assert not (copy / "host.trained.onnx").exists()
+    rest = once(copy)
+    assert said == ["run 1 goes on after 2 rounds"]
+    assert wanted.losses[4:] == rest.losses and (rest.first_step, rest.last_step) == (4, 6)
+    assert (copy / "host.trained.onnx").read_bytes() == (straight / "host.trained.onnx").read_bytes()
+    ends = []
+    for directory in (straight, copy):
+        with Store(directory) as store:
+            (run,) = store.runs()
+            assert (run.status, run.rounds, run.settings["command"]) == ("done", 3, "train")
+            checkpoint = store.load_checkpoint(run.id)
+            assert checkpoint is not None
+            ends.append((checkpoint.parts["server"], json.loads(checkpoint.parts["loop"])))
+    assert ends[0] == ends[1]
+
+
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
