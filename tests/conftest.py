@@ -11,6 +11,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--board", action="append", help="hardware in the loop: only this board; may be repeated")
     parser.addoption("--emulator", choices=["qemu", "process", "renode"], help="... only boards of this emulator")
+    parser.addoption("--machines", type=int, default=3, help="... boards in the scenario that has several")
 
 
 @pytest.fixture(scope="session")

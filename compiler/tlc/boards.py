@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tlc import resources
+from tlc import emulator_renode, resources
 from tlc.errors import BoardError, nearest
 
 __all__ = [
@@ -159,16 +159,29 @@ class Toolchain(_Table):
 class Emulation(_Table):
     """How the board is booted here: see :func:`tlc.emulator.boot`."""
 
-    kind: Literal["qemu", "process"]
+    kind: Literal["qemu", "renode", "process"]
     program: str = ""
     args: list[str] = []
+    platform: str = ""
+    """Renode's own description of the platform, in its installation."""
+    description: list[str] = []
+    """Lines of a .repl that come after it: what our firmware sets otherwise than that description assumes."""
+    uart: str = ""
+    """Renode's name of the UART."""
     icount_shift: int = Field(default=0, ge=0, le=10)
     uart_queue: bool = False
     """QEMU queues 32 bytes more before the UART: three times the speed where its model holds one, half where it holds more."""
     seed_address: int | None = None
     """Where the program's entropy starts from, and its count of starts follows (the last two words of RAM)."""
     counts_instructions: bool
-    """The port's ticks are instructions, exactly repeatable; else nanoseconds."""
+    """The port's ticks are instructions, exactly repeatable; else nanoseconds, or cycles of a real chip."""
+
+    @property
+    def machine(self) -> str:
+        """The emulator's own name of what it emulates; empty for a process."""
+        if self.kind == "renode":
+            return Path(self.platform).stem
+        return self.args[self.args.index("-M") + 1] if "-M" in self.args else ""
 
 
 class Board(_Table):
@@ -195,6 +208,10 @@ class Board(_Table):
     def _consistent(self) -> Self:
         if "default" not in self.cost:
             raise ValueError("the table cost.default is missing: it serves every operator that has none of its own")
+        if self.emulator is not None and self.emulator.kind == "renode":
+            emulation = self.emulator
+            if not (emulation.platform and emulation.uart and emulation.seed_address is not None):
+                raise ValueError("a board in Renode needs emulator.platform, emulator.uart and emulator.seed_address")
         if self.platformio.platform == PLATFORM and (self.toolchain is None or self.emulator is None):
             raise ValueError(f"a board of the platform '{PLATFORM}' needs the tables toolchain and emulator")
         if self.port == "baremetal":
@@ -300,7 +317,9 @@ class Board(_Table):
             *(f"{key} = {value}" for key, value in sorted(self.platformio.options.items())),
         ]
         manifest = json.dumps(self.platformio_manifest(journal_bytes), indent=2)
+        spec = self.emulator.model_dump() if self.emulator else {}
         return {
+            **(emulator_renode.project_files(self.id, spec) if spec.get("kind") == "renode" else {}),
             "platformio.ini": "\n".join(lines) + "\n",
             f"boards/{self.platformio.board}.json": manifest + "\n",
         }

@@ -94,12 +94,25 @@ def add_boards(cli: click.Group, common: Callable[[Command], Command], examples:
         metavar="FILE",
         help="Real samples, as of `tlc run`.  [default: seeded random integers]",
     )
+    @click.option(
+        "--machines",
+        type=click.IntRange(1, 16),
+        default=3,
+        show_default=True,
+        help="Boards in the scenario `several`; in Renode they are in one emulation.",
+    )
     @common
     def hil_command(
-        directory: Path, device: str | None, only: tuple[str, ...], source: Path | None, as_json: bool
+        directory: Path,
+        device: str | None,
+        only: tuple[str, ...],
+        source: Path | None,
+        machines: int,
+        as_json: bool,
     ) -> None:
         """Put the firmware of the project in DIR through scenarios: greeting, inference and training bit-equal to the twin,
-        a reset in the middle, a power cut in the journal's write, noise on the line, memory within the certificate.
+        a reset in the middle, a power cut in the journal's write, noise on the line, several boards at once, memory within
+        the certificate.
 
         Exit code 1 where one fails. Some need an emulator and are skipped on a board.
         """
@@ -121,7 +134,7 @@ def add_boards(cli: click.Group, common: Callable[[Command], Command], examples:
                 click.echo(line)
                 sys.stdout.flush()
 
-        report = run_hil(directory, device or "", only=only, inputs=inputs, on_outcome=show)
+        report = run_hil(directory, device or "", only=only, inputs=inputs, machines=machines, on_outcome=show)
         if as_json:
             click.echo(json.dumps(report.to_json()))
         else:

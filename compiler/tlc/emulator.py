@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boots a firmware image: an emulated board in QEMU, or the native board's own process, its UART on a TCP port.
+"""Boots a firmware image: an emulated board in QEMU, or the native board's own process, its UART on a TCP port. Renode
+has a file of its own, :mod:`tlc.emulator_renode`.
 
 This file needs nothing but the standard library, because a copy of it is installed into the PlatformIO platform, which
 runs in whatever Python PlatformIO runs in. The compiler and the tests use it through :mod:`tlc.toolchain`.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import contextlib
+import importlib
 import json
 import os
 import secrets
@@ -50,6 +52,7 @@ __all__ = [
     "listen",
     "parse_port",
     "read_state",
+    "spawn",
     "stop_state",
     "write_state",
 ]
@@ -134,6 +137,20 @@ class EmulatorProcess:
         self.pid = process.pid
 
     @property
+    def addresses(self) -> list[str]:
+        """Where each board's UART is, as ``open_transport`` of the host takes it. QEMU and a process have one board."""
+        return [f"tcp://{self.host}:{self.port}"]
+
+    @property
+    def address(self) -> str:
+        """Where the (first) board's UART is."""
+        return self.addresses[0]
+
+    def instructions(self, machine: int = 0) -> int | None:
+        """Instructions that a board's CPU has run; None: the emulator does not tell."""
+        return None
+
+    @property
     def returncode(self) -> int | None:
         """The exit code, or None while it runs."""
         return self._process.poll()
@@ -166,11 +183,12 @@ class EmulatorProcess:
         line = {"command-line": f"gdbserver unix:{path},server=on,wait=off"}
         _monitor_command(self._monitor, "human-monitor-command", line)
 
-    def reset(self, resume: Callable[[], None] | None = None) -> None:
+    def reset(self, resume: Callable[[], None] | None = None, machine: int = 0) -> None:
         """Presses the reset button: the CPU starts again, RAM keeps what it held, the UART's client stays connected.
 
         Args:
             resume: called after it, where a debugger holds the CPU: lets it run.
+            machine: of several boards in one emulation, which.
 
         Returns when the program has set up its UART again; what is sent before may be lost.
 
@@ -229,18 +247,20 @@ def boot(
     detach: bool = False,
     log: str | os.PathLike[str] | None = None,
     flash: str | os.PathLike[str] | None = None,
+    machines: int = 1,
 ) -> EmulatorProcess:
     """Starts a firmware image and returns when it runs.
 
     Args:
-        spec: the board file's ``[emulator]`` table: ``kind`` (``"qemu"`` or ``"process"``), ``program``, ``args``,
-            ``seed_address``, ``uart_queue``.
+        spec: the board file's ``[emulator]`` table: ``kind`` (``"qemu"``, ``"renode"`` or ``"process"``), and what that
+            kind needs (docs/boards.md).
         elf: the image.
-        port: the UART's TCP port on the loopback interface; 0 is any free one.
+        port: the UART's TCP port on the loopback interface; 0 is any free one, or in Renode a pseudo-terminal.
         seed: what the program's entropy starts from; None is a random one.
         detach: the process outlives this one (``pio run -t upload``).
         log: where the emulator's own messages go; None is a temporary file.
         flash: a file in which a process keeps what it learns; None: it keeps nothing.
+        machines: boards in the emulation; only Renode has more than one.
 
     Raises:
         EmulatorFailed: the image or the emulator is missing, the port is taken, or it ended at once.
@@ -249,6 +269,13 @@ def boot(
     if not image.is_file():
         raise EmulatorFailed(f"no firmware image at {image}", "build it first: pio run")
     kind = str(spec["kind"])
+    if machines < 1 or (machines > 1 and kind != "renode"):
+        raise EmulatorFailed(f"{machines} boards in one emulation: only Renode has several", "start one for each board")
+    if kind == "renode":
+        _check_machine(image, kind, "qemu-system-riscv32" if "riscv" in str(spec["platform"]) else "qemu-system-arm")
+        return _renode().boot(  # type: ignore[no-any-return]
+            spec, image, port=port, seed=seed, detach=detach, log=log, machines=machines
+        )
     _check_machine(image, kind, str(spec.get("program", "")))
     server = listen(port)
     theirs: socket.socket | None = None
@@ -267,7 +294,7 @@ def boot(
             if flash is not None:
                 command += ["--flash", str(Path(flash).resolve())]
         inherited = [server.fileno()] + ([theirs.fileno()] if theirs is not None else [])
-        process = _spawn(command, inherited, log_file, detach=detach, feed=kind == "process" and not detach)
+        process = spawn(command, inherited, log_file, detach=detach, feed=kind == "process" and not detach)
         starts = int(spec["seed_address"]) + 4 if "seed_address" in spec else None
         emulator = EmulatorProcess(process, int(server.getsockname()[1]), log_file, ours, starts)
     except BaseException:
@@ -297,6 +324,13 @@ def boot(
             "check that the image was built for this board",
         ) from error
     return emulator
+
+
+def _renode() -> Any:
+    """Its file beside this one, which imports this one."""
+    if __name__ == "tlc_emulator":  # the copy in the PlatformIO platform
+        return importlib.import_module("tlc_emulator_renode")
+    return importlib.import_module("tlc.emulator_renode")
 
 
 def _elf_machine(path: Path) -> int:
@@ -342,9 +376,26 @@ _SPAWNER: concurrent.futures.ThreadPoolExecutor | None = None
 _SPAWNER_LOCK = threading.Lock()
 
 
-def _spawn(
-    command: Sequence[str], inherited: Sequence[int], log: IO[bytes], *, detach: bool, feed: bool
+def spawn(
+    command: Sequence[str],
+    inherited: Sequence[int],
+    log: IO[bytes],
+    *,
+    detach: bool,
+    feed: bool,
+    environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
+    """Starts a program in a process group of its own; it dies with this process, unless it is detached.
+
+    Args:
+        inherited: file descriptors that it gets.
+        log: where all that it prints goes.
+        feed: its standard input is a pipe from this process; else it has none.
+        environment: None: this process's.
+
+    Raises:
+        EmulatorFailed: it cannot be started.
+    """
     global _SPAWNER
     setpriv = shutil.which("setpriv")
     guarded = list(command) if detach or setpriv is None else [setpriv, "--pdeathsig", "KILL", *command]
@@ -357,6 +408,7 @@ def _spawn(
             stderr=subprocess.STDOUT,
             pass_fds=inherited,
             start_new_session=True,
+            env=environment,
         )
 
     try:
@@ -438,7 +490,7 @@ def _started(pid: int) -> str:
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The running process that a state file describes (``pid, host, port, elf``); None where none runs."""
+    """The running process that a state file describes (``pid, host, port, address, elf``); None where none runs."""
     try:
         state: dict[str, Any] = json.loads(Path(path).read_text())
         alive = bool(state["started"]) and _started(int(state["pid"])) == state["started"]
@@ -454,12 +506,14 @@ def stop_state(path: str | os.PathLike[str]) -> bool:
         pid = int(state["pid"])
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+                os.killpg(pid, number)  # it leads a group of its own
             deadline = time.monotonic() + STOP_SECONDS
             while _started(pid) == state["started"] and time.monotonic() < deadline:
                 time.sleep(0.01)
             if _started(pid) != state["started"]:
                 break
+        if state.get("directory"):
+            shutil.rmtree(state["directory"], ignore_errors=True)
     Path(path).unlink(missing_ok=True)
     return state is not None
 
@@ -470,8 +524,10 @@ def write_state(path: str | os.PathLike[str], emulator: EmulatorProcess, elf: st
         "pid": emulator.pid,
         "host": emulator.host,
         "port": emulator.port,
+        "address": emulator.address,
         "elf": elf,
         "started": _started(emulator.pid),
+        "directory": str(getattr(emulator, "directory", "")),
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

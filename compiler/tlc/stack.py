@@ -12,7 +12,8 @@ them is the bound. What is known, and from where:
   object, and that no listed member holds, makes the bound unknown.
 - Recursion, a call that is not listed, and a frame of unknown size are errors: then there is no bound.
 
-Interrupts stay masked on the boards this is for. A fault handler starts the stack anew, so it is a root of its own.
+A fault handler starts the stack anew, so it is a root of its own. Interrupts stay masked, but where the port has a handler
+of theirs: then what the core saves and the handler's own deepest path come on top of all (they all have one priority).
 A tail call counts as if the caller's frame stayed, so the bound is an upper one.
 """
 
@@ -83,6 +84,12 @@ POINTERS: Mapping[str, tuple[tuple[Origin, str], ...]] = {
 FAULT_HANDLERS = ("fault_entry", "tlc_exception", "trap_entry", "tlc_trap")
 """They begin at the stack's top again, and nobody calls them."""
 
+INTERRUPT_HANDLER = "tlc_hw_interrupt"
+"""The one of all interrupts, on a Cortex-M."""
+
+EXCEPTION_BYTES, EXCEPTION_FPU_BYTES = 36, 108
+"""What the core saves at an interrupt: 8 words, or 26, and one for alignment (Arm DDI 0403E, B1.5.7)."""
+
 STACK_SETTERS = ("tlc_start", "fault_entry")
 """Assembly of ours that sets the stack pointer to the stack's top, and uses none of it."""
 
@@ -121,7 +128,13 @@ def stack_bound(image: Image, board: Board) -> StackBound:
     roots = [graph.at(image.entry & ~1 if image.machine == "EM_ARM" else image.entry)]
     roots += [function for function in graph.functions.values() if function.name in FAULT_HANDLERS]
     total, path = max((graph.deepest(root) for root in roots), key=lambda found: found[0])
-    return StackBound(total, tuple((function.name, graph.frame(function)) for function in path))
+    steps = tuple((function.name, graph.frame(function)) for function in path)
+    for handler in (function for function in graph.functions.values() if function.name == INTERRUPT_HANDLER):
+        saved = EXCEPTION_FPU_BYTES if "fpu" in board.cpu.features else EXCEPTION_BYTES
+        more, path = graph.deepest(handler)
+        total += saved + more
+        steps += (("(interrupt)", saved), *((function.name, graph.frame(function)) for function in path))
+    return StackBound(total, steps)
 
 
 # ---- what the instructions say ----
@@ -491,7 +504,10 @@ class _Graph:
         listed = {target for targets in POINTERS.values() for target in targets}
         for function in self.functions.values():
             if function.name in self._addresses_taken and function.origin in OURS:
-                held = (function.origin, function.name) in listed or function.name in FAULT_HANDLERS
+                held = (function.origin, function.name) in listed or function.name in (
+                    *FAULT_HANDLERS,
+                    INTERRUPT_HANDLER,
+                )
                 if not held and function.address != self.image.entry & ~1:
                     raise self._unbounded(
                         f"the address of {function.name} is taken in {self._addresses_taken[function.name]}, "

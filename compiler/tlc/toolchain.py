@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from tlc import boards, emulator, resources
+from tlc import boards, emulator, emulator_renode, resources
 from tlc.boards import Board
 from tlc.emulator import EmulatorFailed, EmulatorProcess
 from tlc.errors import ToolchainError
@@ -132,7 +132,9 @@ def _platform_files() -> dict[str, bytes]:
         for path in sorted(source.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    files["builder/tlc_emulator.py"] = Path(emulator.__file__).read_bytes()
+    for module in (emulator, emulator_renode):  # beside each other
+        source_file = Path(str(module.__file__))
+        files[f"builder/tlc_{source_file.name}"] = source_file.read_bytes()
     for name in boards.names():
         board = boards.load(name)
         if board.platformio.platform == boards.PLATFORM:
@@ -299,22 +301,24 @@ def start(
     port: int | None = None,
     seed: int | None = None,
     flash: str | os.PathLike[str] | None = None,
+    machines: int = 1,
 ) -> EmulatorProcess:
     """Boots an image and returns when it runs; it ends with :meth:`EmulatorProcess.stop`, or with this process.
 
     Args:
         board: a board with an emulator, or ``native``.
         elf: its firmware.
-        port: the UART's TCP port on the loopback interface; None is any free one.
+        port: the UART's TCP port on the loopback interface; None is any free one, or in Renode a pseudo-terminal.
         seed: what the firmware's entropy starts from; None is a random one.
         flash: a file in which the native board keeps what it learns; None: it keeps nothing.
+        machines: boards in the emulation; only Renode has more than one.
 
     Raises:
         ToolchainError: the image or the emulator is missing, the port is taken, or it ended at once.
         BoardError: nothing here emulates this board.
     """
     try:
-        return emulator.boot(board.emulator_spec(), elf, port=port or 0, seed=seed, flash=flash)
+        return emulator.boot(board.emulator_spec(), elf, port=port or 0, seed=seed, flash=flash, machines=machines)
     except EmulatorFailed as error:
         raise ToolchainError(error.rule, where=f"board '{board.id}'", remedy=error.remedy) from error
 

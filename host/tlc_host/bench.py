@@ -94,7 +94,7 @@ async def bench(directory: Path) -> BenchResult:
     rng = np.random.default_rng(0)
     inputs = [rng.integers(-128, 128, edge.shape[1:]).astype(np.int8) for edge in bundle.inputs]
     with toolchain.Emulator(board, toolchain.firmware_elf(directory, board)) as process:
-        async with open_device(directory, f"tcp://{process.host}:{process.port}") as device:
+        async with open_device(directory, process.address) as device:
             await device.infer(inputs)
             # Their sum repeats exactly; a whole pass also holds what the link does in between.
             ticks = await device.layers()

@@ -118,8 +118,8 @@ def _boot(directory: Path, device: str, board: boards.Board) -> tuple[str, Emula
     else:
         running = read_state(directory / STATE_FILE)
         if running is not None:
-            return f"tcp://{running['host']}:{running['port']}", None
+            return str(running["address"]), None
         board.emulator_spec()  # raises where nothing emulates it, before anything is built
         toolchain.pio_run(directory)
         process = toolchain.start(board, toolchain.firmware_elf(directory, board))
-    return f"tcp://{process.host}:{process.port}", process
+    return process.address, process

@@ -30,6 +30,10 @@ BOARDS = [
     "qemu-rv32",
     "qemu-stm32f4",
     "qemu-xtensa",
+    "renode-nano33ble",
+    "renode-rv32",
+    "renode-stm32f4-discovery",
+    "renode-stm32f746",
     "stm32f746-disco",
 ]
 
@@ -128,7 +132,7 @@ def test_not_toml(tmp_path: Path) -> None:
         ("\ncode_flash_bytes = ", "\ncode_flash_bytes = 9_0", "must not exceed flash_bytes"),
         ("[cost.default]", "[cost.other]", "cost.default is missing"),
         ('linker_script = "cortex_m.ld"\n', "", "a bare-metal board needs linker_script"),
-        ('[emulator]\nkind = "qemu"\nprogram', '[emulator]\nkind = "renode"\nprogram', "allowed: 'qemu', 'process'"),
+        ('[emulator]\nkind = "qemu"\nprogram', '[emulator]\nkind = "unicorn"\nprogram', "'qemu', 'renode', 'process'"),
     ],
 )
 def test_rules(tmp_path: Path, old: str, new: str, rule: str) -> None:

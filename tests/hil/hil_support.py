@@ -34,6 +34,8 @@ EMULATED = [
     "qemu-stm32f4",
     "qemu-xtensa",
 ]
+RENODE = ["renode-nano33ble", "renode-rv32", "renode-stm32f4-discovery", "renode-stm32f746"]
+"""Built everywhere, run where there is a Renode."""
 ALL = [*EMULATED, "native"]
 
 
@@ -112,7 +114,7 @@ async def running(built: Built, *, seed: int = 1) -> AsyncIterator[tuple[Session
             process.reset()
 
     try:
-        address = f"tcp://{process.host}:{process.port}"
+        address = process.address
         session = await Session.connect(address, built.hash, name=built.board.id, timeout_s=30.0)
         try:
             yield session, reset

@@ -97,7 +97,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_project(name: str, directory: Path) -> Path:
     board = boards.load(name)
-    project = directory / name
+    project = directory / board.id
     for path, text in board.project_files().items():
         (project / path).parent.mkdir(parents=True, exist_ok=True)
         (project / path).write_text(text)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The scenarios of ``tlc hil`` on every board that an emulator here can boot: one build a board, a model that fits 16 KiB.
+Boards in Renode are skipped where there is none.
 
 pytest -m hil tests/hil/test_suite.py --board qemu-m4 --emulator qemu
+pytest -m hil tests/hil/test_suite.py --emulator renode --machines 4
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hil_support import ALL, Built, build, running
+from hil_support import ALL, RENODE, Built, build, running
 from numpy.typing import NDArray
 
 from command_line import refused, succeeds
 from tlc import boards
 from tlc.builder import Builder
+from tlc.emulator_renode import HOW_TO_GET_IT, find_renode
 from tlc.errors import BundleError, BundleMismatch, ToolchainError
 from tlc.graph import Graph
 from tlc.learning import Learning
@@ -47,19 +50,21 @@ def model() -> Graph:
     return net.graph()
 
 
-@pytest.fixture(scope="module", params=ALL)
+@pytest.fixture(scope="module", params=[*ALL, *RENODE])
 def split(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The model on a board; training in the arithmetic that is the board's default."""
     wanted, kind = request.config.getoption("--board"), request.config.getoption("--emulator")
     emulation = boards.load(request.param).emulator
     if (wanted and request.param not in wanted) or (kind and emulation is not None and emulation.kind != kind):
         pytest.skip("not asked for")
+    if request.param in RENODE and find_renode() is None:
+        pytest.skip(f"renode is not installed; {HOW_TO_GET_IT}")
     return build(model(), request.param, tmp_path_factory.mktemp("hil") / "split", cut="conv2d_1_out", train="last")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(scenario: str, split: Built) -> None:
-    target = Target(split.directory)
+def test_scenario(scenario: str, split: Built, request: pytest.FixtureRequest) -> None:
+    target = Target(split.directory, machines=request.config.getoption("--machines"))
     missing = why_not(split.board, scenario)
     if not missing:
         assert asyncio.run(SCENARIOS[scenario](target))  # type: ignore[arg-type]

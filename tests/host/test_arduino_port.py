@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ import numpy as np
 import pytest
 
 from tlc import boards, toolchain
+from tlc.fault import find_fault, parse_dump
 from tlc_host.link import Link, Message, State, Stream
 from tlc_host.messages import ResetReason as Reset
 
@@ -699,3 +701,55 @@ def test_platformio_finds_every_part(out: Path, tmp_path: Path, transport: str) 
     if transport == "wifi":
         assert list((here / ".pio").rglob("WiFi/wifi.o")), "the core's library, found by itself"
         assert list((here / ".pio").rglob("ESPmDNS/mdns.o"))
+
+
+PANIC = """/* SPDX-License-Identifier: Apache-2.0 */
+#include "app.h"
+#include "tlc/board.h"
+
+bool tlc_app_sample(void *app, tlc_sample_t *sample) {
+    (void)app;
+    (void)sample;
+    tlc_board_panic("the sensor is gone");
+}
+
+void tlc_app_result(void *app, const float *values, uint32_t count) {
+    (void)app;
+    (void)values;
+    (void)count;
+}
+"""
+
+
+@pytest.mark.parametrize("board_id", ["esp32", "esp8266", "nano33ble", "nucleo-f446re"])
+def test_a_panic_is_told_over_the_link_and_restarts(board_id: str, out: Path, tmp_path: Path) -> None:
+    made = project(out, board_id, "uart")
+    copy = tmp_path / "project"
+    shutil.copytree(made, copy)
+    (copy / "src" / "app.c").write_text(PANIC)
+    program = arduino_host.build(copy, out=out)
+    received = b""
+    with running(program, tmp_path / "board", serial=True) as board:
+        board.until(board.line.exists, "serial line")
+        fd = os.open(board.line, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        tty.setraw(fd, termios.TCSANOW)  # and keeps what has come
+        wire = Wire(fd)  # a host: some boards sample, and USB sends, for one alone
+        end = time.monotonic() + DEADLINE_S
+        while b"build 0000000000000000\r\n\0" not in received and time.monotonic() < end:
+            if wire.link.state is State.IDLE:
+                wire.link.open(wire.now())
+            os.write(fd, wire.link.output(wire.now(), 4096))
+            if select.select([fd], [], [], 0.02)[0]:
+                try:
+                    some = os.read(fd, 4096)
+                except OSError:
+                    break  # it has ended
+                received += some
+                wire.link.receive(some, wire.now())
+        assert board.process.wait(DEADLINE_S) == 0
+        os.close(fd)
+    line = find_fault(received)
+    assert line is not None and line.startswith("tlc fault: the sensor is gone; cause 00000000 pc "), received
+    assert f"\0\r\n{line}\r\n\0".encode() in received
+    assert parse_dump(line).build == "" and parse_dump(line).pc > 0
+    assert len(board.events("restart")) == 1

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds a project for an emulated board or for this machine; ``upload`` boots it, ``stop`` ends it.
 
-``tlc_emulator.py`` is put beside this file when the platform is installed (``tlc.toolchain.prepare_platformio``).
+``tlc_emulator.py`` and ``tlc_emulator_renode.py`` are put beside this file when the platform is installed
+(``tlc.toolchain.prepare_platformio``).
 """
 
 import os
@@ -19,6 +20,7 @@ prefix = toolchain["prefix"]
 
 sys.path.insert(0, os.path.join(env.PioPlatform().get_dir(), "builder"))
 import tlc_emulator  # noqa: E402
+import tlc_emulator_renode  # noqa: E402, F401  (it is looked for later, when the path is another)
 
 APT_PACKAGES = {
     "arm-none-eabi-": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
@@ -105,10 +107,8 @@ def upload(target, source, env):
     except (tlc_emulator.EmulatorFailed, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
-    print(
-        f"running: UART on socket://{emulator.host}:{emulator.port}, process {emulator.pid}; "
-        "end it with: pio run -t stop"
-    )
+    uart = emulator.address.replace("tcp://", "socket://").removeprefix("serial://")
+    print(f"running: UART on {uart}, process {emulator.pid}; end it with: pio run -t stop")
     emulator.release()
     return 0
 

@@ -23,6 +23,6 @@ class Tlc(DeviceMonitorFilterBase):
         try:
             with open(os.path.join(workspace, "tlc-emulator.json"), encoding="utf-8") as file:
                 state = json.load(file)
-            options["port"] = f"socket://{state['host']}:{state['port']}"
+            options["port"] = state["address"].replace("tcp://", "socket://").removeprefix("serial://")
         except (OSError, ValueError, KeyError):
             pass  # nothing runs: PlatformIO looks for serial ports

@@ -256,10 +256,12 @@ def _machine(board: Board) -> str:
         return f"{board.title.replace('(Arduino)', '').strip()}, Arduino: `{board.platformio.platform}`"
     if board.emulator.kind == "process":
         return "a process of this machine"
-    return f"QEMU `{board.emulator.args[board.emulator.args.index('-M') + 1]}`"
+    return f"{'Renode' if board.emulator.kind == 'renode' else 'QEMU'} `{board.emulator.machine}`"
 
 
 def _tried(board: Board) -> str:
+    if board.emulator is not None and board.emulator.kind == "renode":
+        return "its project, generated and compiled; run only where there is a Renode, as in the public CI; never run on silicon"
     if board.emulator is not None:
         return "its firmware"
     return "its project, generated and compiled against a shim of its Arduino core; never with its own compiler, never run on silicon"

@@ -21,7 +21,11 @@
 #endif
 
 #include "tlc_arduino_app.hpp"
+extern "C" {
+#include "tlc/board.h"
+}
 #include "tlc_arduino_flash.hpp"
+#include "tlc_arduino_panic.hpp"
 #include "tlc_arduino_serial.hpp"
 #if defined(TLC_TRANSPORT_WIFI)
 #include "tlc_arduino_fallback.hpp"
@@ -158,6 +162,11 @@ inline void tlc_arduino_setup(void *app) {
     settings.loop_stack = TLC_LOOP_STACK;
     settings.led = TLC_LED_PIN;
     tlc::detail::application().setup(settings);
+}
+
+// For the application and its hooks (tlc/board.h), from setup()'s end on.
+extern "C" void tlc_board_panic(const char *what) {
+    tlc::panic(tlc::detail::line(), what, __builtin_return_address(0));
 }
 
 // From loop().

@@ -5,6 +5,7 @@
 #include "tlc_baremetal.h"
 
 #define SCS_BASE 0xE000E000u
+#define SCS_VTOR 0xD08u
 #define SCS_AIRCR 0xD0Cu
 #define SCS_CFSR 0xD28u
 #define SCS_CPACR 0xD88u
@@ -36,17 +37,25 @@ void tlc_reset(void);
 void tlc_exception(const uint32_t *frame, uint32_t number);
 
 __attribute__((noreturn)) void tlc_board_exit(int code) {
+#if defined(TLC_NO_SEMIHOSTING) /* where nobody listens for such calls they are faults */
+    (void)code;
+#else
     const uint32_t block[2] = {SEMIHOSTING_APPLICATION_EXIT, (uint32_t)code};
     register int operation __asm__("r0") = SEMIHOSTING_EXIT_EXTENDED;
     register const uint32_t *argument __asm__("r1") = block;
     __asm__ volatile("bkpt 0xAB" : "+r"(operation) : "r"(argument) : "memory");
-    /* Nobody listens for semihosting calls: start again. */
+#endif
+    /* Nobody to tell the code: start again. */
     *tlc_reg(SCS_BASE, SCS_AIRCR) = AIRCR_RESET;
     for (;;) {
     }
 }
 
 void tlc_core_wait(void) { __asm__ volatile("dsb\n\twfi\n\tisb" ::: "memory"); }
+
+void tlc_core_mask(void) { __asm__ volatile("cpsid i" ::: "memory"); }
+
+void tlc_core_unmask(void) { __asm__ volatile("cpsie i\n\tisb" ::: "memory"); }
 
 static const char *cause_of(uint32_t number, uint32_t cfsr) {
     if (number >= FIRST_INTERRUPT || number == NON_MASKABLE) {
@@ -136,6 +145,9 @@ __attribute__((noreturn)) void tlc_reset(void) {
     *tlc_reg(SCS_BASE, MPU_CTRL) = MPU_ON;
     __asm__ volatile("dsb\n\tisb" ::: "memory");
 #endif
+#if defined(TLC_INTERRUPTS)
+    *tlc_reg(SCS_BASE, SCS_VTOR) = (uint32_t)(uintptr_t)tlc_text_start; /* a boot loader may have had its own */
+#endif
     const uint32_t *source = tlc_data_load;
     for (uint32_t *word = tlc_data_start; word < tlc_data_end; word++) {
         *word = *source++;
@@ -149,15 +161,24 @@ __attribute__((noreturn)) void tlc_reset(void) {
 
 typedef void (*vector_t)(void);
 
-__attribute__((section(".vectors"), used)) static const struct {
+#define EXCEPTIONS 15
+#define INTERRUPTS 48
+#if defined(TLC_INTERRUPTS)
+#define ON_INTERRUPT tlc_hw_interrupt
+#else
+#define ON_INTERRUPT fault_entry /* they stay masked */
+#endif
+
+/* VTOR takes a table at a multiple of its size, rounded up to a power of two. */
+__attribute__((section(".vectors"), used, aligned(256))) static const struct {
     uint32_t *stack;
-    vector_t handlers[15 + 32];
+    vector_t handlers[EXCEPTIONS + INTERRUPTS];
 } vectors = {
     .stack = tlc_stack_top,
     .handlers =
         {
             tlc_reset,
-            /* Interrupts stay masked, so every other vector is a fault. */
-            [1 ... 46] = fault_entry,
+            [1 ... EXCEPTIONS - 1] = fault_entry,
+            [EXCEPTIONS... EXCEPTIONS + INTERRUPTS - 1] = ON_INTERRUPT,
         },
 };

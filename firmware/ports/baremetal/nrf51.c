@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * nrf51.c: UART0, TIMER0 (free-running), TIMER1 (wakes) and flash of the nRF51822, as on the BBC micro:bit.
- * Registers: nRF51 Series Reference Manual 3.0, chapters 6 (NVMC), 18 (timer) and 29 (UART).
+ * nrf51.c: UART0, TIMER0 (free-running) and TIMER1 (wakes) of the nRF51822, as on the BBC micro:bit.
+ * Registers: nRF51 Series Reference Manual 3.0, chapters 18 (timer) and 29 (UART).
  */
 #include "tlc_baremetal.h"
 
@@ -36,16 +36,6 @@
 #define TIMER_COMPARE 0x540u
 #define TIMER_32_BIT 3u
 #define TIMER_HZ 16000000u
-
-#define NVMC_BASE 0x4001E000u
-#define NVMC_READY 0x400u
-#define NVMC_CONFIG 0x504u
-#define NVMC_ERASE_PAGE 0x508u
-#define NVMC_READ_ONLY 0u
-#define NVMC_WRITE 1u
-#define NVMC_ERASE 2u
-#define FLASH_PAGE 1024u
-#define FLASH_SPINS 1000000u /* a page takes 22 ms */
 
 #define NVIC_ENABLE 0xE000E100u
 #define NVIC_UNPEND 0xE000E280u
@@ -159,35 +149,4 @@ void tlc_hw_sleep(void) {
     *tlc_reg(TIMER1_BASE, TIMER_START) = 1;
     tlc_core_wait();
     *tlc_reg(TIMER1_BASE, TIMER_STOP) = 1;
-}
-
-static bool flash_ready(void) {
-    for (uint32_t spin = 0; spin < FLASH_SPINS; spin++) {
-        if (*tlc_reg(NVMC_BASE, NVMC_READY) != 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-bool tlc_hw_flash_erase(uint8_t *at, uint32_t bytes) {
-    bool done = true;
-    *tlc_reg(NVMC_BASE, NVMC_CONFIG) = NVMC_ERASE;
-    for (uint32_t offset = 0; offset < bytes && done; offset += FLASH_PAGE) {
-        *tlc_reg(NVMC_BASE, NVMC_ERASE_PAGE) = (uint32_t)(uintptr_t)at + offset;
-        done = flash_ready();
-    }
-    *tlc_reg(NVMC_BASE, NVMC_CONFIG) = NVMC_READ_ONLY;
-    return done;
-}
-
-bool tlc_hw_flash_write(uint8_t *at, const uint8_t *bytes, uint32_t count) {
-    bool done = true;
-    *tlc_reg(NVMC_BASE, NVMC_CONFIG) = NVMC_WRITE;
-    for (uint32_t i = 0; i < count && done; i += 4) {
-        *tlc_reg((uintptr_t)at, i) = *(const uint32_t *)(const void *)(bytes + i);
-        done = flash_ready();
-    }
-    *tlc_reg(NVMC_BASE, NVMC_CONFIG) = NVMC_READ_ONLY;
-    return done;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ns16550.c: UART0, CLINT and PLIC of QEMU's RISC-V virt machine.
- * Registers: PC16550D data sheet; the RISC-V PLIC specification 1.0.
+ * ns16550.c: UART0, CLINT and PLIC of QEMU's RISC-V virt machine, and of Renode's, where the UART's interrupt is
+ * number 3. Registers: PC16550D data sheet; the RISC-V PLIC specification 1.0.
  */
 #include "tlc_baremetal.h"
 
@@ -23,7 +23,10 @@
 #define PLIC_ENABLE 0x2000u
 #define PLIC_THRESHOLD 0x200000u
 #define PLIC_CLAIM 0x200004u
-#define UART_INTERRUPT 10u
+#if !defined(TLC_UART_INTERRUPT)
+#define TLC_UART_INTERRUPT 10
+#endif
+#define UART_INTERRUPT ((uint32_t)TLC_UART_INTERRUPT)
 
 #define WAKE_EXTERNAL_AND_TIMER 0x880u /* MEIE, MTIE */
 

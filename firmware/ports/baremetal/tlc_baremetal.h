@@ -38,8 +38,30 @@ bool tlc_hw_flash_write(uint8_t *at, const uint8_t *bytes, uint32_t count);
 
 /* ---- a core file ---- */
 
-/* Sleeps until an interrupt is pending. Interrupts stay masked: none is ever taken. */
+/* Sleeps until an interrupt is pending, masked or not. */
 void tlc_core_wait(void);
+
+/* Interrupts are masked from start-up on. A driver that takes some is built with TLC_INTERRUPTS, brings
+ * tlc_hw_interrupt, which all of them call, and unmasks them. Cortex-M alone. */
+void tlc_core_mask(void);
+void tlc_core_unmask(void);
+void tlc_hw_interrupt(void);
+
+/* ---- ring.c: bytes from an interrupt handler to the main loop ---- */
+
+/* A power of two. The host's frames on their way must fit: link.peer_window * (link.fragment + 64) of the board file.
+ */
+#define TLC_RING_BYTES 4096u
+
+typedef struct {
+    volatile uint32_t put, taken; /* counts of bytes: one writer each */
+    uint8_t bytes[TLC_RING_BYTES];
+} tlc_ring_t;
+
+bool tlc_ring_full(const tlc_ring_t *ring);
+bool tlc_ring_empty(const tlc_ring_t *ring);
+void tlc_ring_put(tlc_ring_t *ring, uint8_t byte); /* there must be room */
+bool tlc_ring_take(tlc_ring_t *ring, uint8_t *byte);
 
 /* ---- baremetal.c ---- */
 
@@ -77,5 +99,15 @@ extern const uint8_t tlc_build_id[], tlc_build_id_end[];
 static inline volatile uint32_t *tlc_reg(uintptr_t base, uintptr_t offset) {
     return (volatile uint32_t *)(base + offset);
 }
+
+/* A register is read and written through these where a driver is tested against a model of its peripherals. Values are
+ * addresses too, for DMA. */
+#if defined(TLC_REGISTER_MODEL)
+uint32_t tlc_read(uintptr_t address);
+void tlc_write(uintptr_t address, uintptr_t value);
+#else
+static inline uint32_t tlc_read(uintptr_t address) { return *tlc_reg(address, 0); }
+static inline void tlc_write(uintptr_t address, uintptr_t value) { *tlc_reg(address, 0) = (uint32_t)value; }
+#endif
 
 #endif /* TLC_BAREMETAL_H */

@@ -12,7 +12,7 @@ from tlc_host.hil.scenarios import SCENARIOS
 
 __all__ = ["matrix", "why_not"]
 
-KINDS = {"qemu": "QEMU", "process": "a process"}
+KINDS = {"qemu": "QEMU", "process": "a process", "renode": "Renode"}
 
 
 def why_not(board: Board, scenario: str) -> str:
@@ -24,6 +24,8 @@ def why_not(board: Board, scenario: str) -> str:
     kind = board.emulator_spec()["kind"]
     if scenario in ("keeping", "power-cut") and (kind == "process" or not board.memory.journal_sector_bytes):
         return "keeps no journal"
+    if scenario == "power-cut" and kind != "qemu":
+        return "only QEMU stops"
     if scenario == "counts" and (board.emulator is None or not board.emulator.counts_instructions):
         return "nothing counts"
     return ""
@@ -38,9 +40,9 @@ def matrix() -> str:
     ]
     for board in emulated:
         assert board.emulator is not None
-        cells = ["–" if why_not(board, scenario) else "✓" for scenario in SCENARIOS]
-        args = board.emulator.args
-        machine = f"{KINDS[board.emulator.kind]} {args[args.index('-M') + 1] if '-M' in args else ''}".strip()
+        must = "R" if board.emulator.kind == "renode" else "✓"
+        cells = ["–" if why_not(board, scenario) else must for scenario in SCENARIOS]
+        machine = f"{KINDS[board.emulator.kind]} {board.emulator.machine}".strip()
         lines.append(f"| `{board.id}` | {board.cpu.core} | {machine} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

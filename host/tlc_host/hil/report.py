@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlc.errors import TlcError, UsageError, nearest
 from tlc_host.hil.scenarios import SCENARIOS, Broken
-from tlc_host.hil.target import NotHere, Target
+from tlc_host.hil.target import MACHINES, NotHere, Target
 
 __all__ = ["HilReport", "Outcome", "run_hil"]
 
@@ -60,6 +60,7 @@ def run_hil(
     *,
     only: Sequence[str] = (),
     inputs: Sequence[NDArray[np.int8]] | None = None,
+    machines: int = MACHINES,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> HilReport:
     """Runs scenarios one after another; one that fails does not keep the next from running.
@@ -68,7 +69,7 @@ def run_hil(
         directory: the project, built.
         device: empty: the board's emulator; else a line to a board, which forgets what it has learned.
         only: names of scenarios; none: all.
-        inputs: for :class:`Target`.
+        inputs, machines: for :class:`Target`.
         on_outcome: called after each.
 
     Raises:
@@ -78,7 +79,7 @@ def run_hil(
     for name in only:
         if name not in SCENARIOS:
             raise UsageError(f"no such scenario: {name}", where="--only", remedy=nearest(name, SCENARIOS))
-    target = Target(directory, device, inputs)
+    target = Target(directory, device, inputs, machines)
     outcomes = []
     for name, scenario in SCENARIOS.items():
         if only and name not in only:

@@ -226,6 +226,32 @@ async def noise(target: Target) -> str:
     return f"{damaged} frames damaged, {resent} sent again"
 
 
+async def several(target: Target) -> str:
+    """Boards side by side, in one emulation where the emulator has several: all at once, each computes and learns as its
+    twin."""
+    twin, samples = target.twin(), target.inputs(target.machines, 1)
+    expected = [[out.ravel() for out in twin.forward(*(array[None] for array in x))] for x in samples]
+    async with target.sessions() as sessions:
+        answers = await asyncio.gather(*(one.infer(x) for one, x in zip(sessions, samples, strict=True)))
+        for number, (answer, outputs) in enumerate(zip(answers, expected, strict=True)):
+            same = all(map(np.array_equal, answer.outputs, outputs))
+            _require(same, f"board {number} computes something else than its twin")
+        if target.bundle.learned:
+            lessons = [Lesson(target, 3 + number) for number in range(len(sessions))]  # each learns more than the last
+
+            async def learn(session: Session, lesson: Lesson, steps: int) -> None:
+                for number in range(1, steps + 1):
+                    await lesson.step(session, number)
+                    lesson.step_twin(number)
+
+            await asyncio.gather(
+                *(learn(one, each, 3 + n) for n, (one, each) in enumerate(zip(sessions, lessons, strict=True)))
+            )
+            for number, (one, lesson) in enumerate(zip(sessions, lessons, strict=True)):
+                _same(await one.get_params(), lesson.params(), f"board {number}, after {3 + number} steps")
+        return f"{len(sessions)} boards {'in one emulation' if target.in_one else 'beside each other'}"
+
+
 async def memory(target: Target) -> str:
     """Arena and state are those of the certificate, and the deepest stack lies within it."""
     promise = target.bundle.certificate
@@ -271,6 +297,7 @@ SCENARIOS: dict[str, Scenario] = {
     "keeping": keeping,
     "power-cut": power_cut,
     "noise": noise,
+    "several": several,
     "memory": memory,
     "counts": counts,
 }

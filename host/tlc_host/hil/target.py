@@ -28,6 +28,7 @@ __all__ = ["NotHere", "Target", "image_of"]
 
 TIMEOUT_S = 30.0
 NOISE = 5e-4
+MACHINES = 3
 FLASH_FUNCTIONS = ("tlc_hw_flash_erase", "tlc_hw_flash_write")
 
 
@@ -42,6 +43,7 @@ class Target:
         directory: the project, built.
         device: empty: its emulator, or a process for the native board; else a name of a line to a board.
         inputs: the device's integers to infer, (samples, ...) for each input; None: seeded random ones.
+        machines: boards in the scenario that has several.
 
     Raises:
         BundleError: no project, or a damaged one, or one built for another board than its bundle.
@@ -49,7 +51,13 @@ class Target:
         BoardError: nothing here emulates the board.
     """
 
-    def __init__(self, directory: Path, device: str = "", inputs: Sequence[NDArray[np.int8]] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        device: str = "",
+        inputs: Sequence[NDArray[np.int8]] | None = None,
+        machines: int = MACHINES,
+    ) -> None:
         self.directory = directory
         self.device = device
         self.bundle = bundles.load(directory)
@@ -61,6 +69,7 @@ class Target:
                 remedy="compile the model again",
             )
         self._given = inputs
+        self.machines = machines
         self._process: EmulatorProcess | None = None
         self._debugger: Debugger | None = None
         self.seed = 0
@@ -105,7 +114,7 @@ class Target:
         address = self.device
         if not self.metal:
             self._process = await asyncio.to_thread(toolchain.start, self.board, self.elf, seed=seed)
-            address = f"tcp://{self._process.host}:{self._process.port}"
+            address = self._process.address
 
         async def opener() -> Transport:
             line = await open_transport(address, baud=self.board.link.uart_baud)
@@ -126,6 +135,37 @@ class Target:
             if self._process is not None:
                 self._process.stop()
                 self._process = None
+
+    @property
+    def in_one(self) -> bool:
+        """The emulator has several boards in one emulation."""
+        return not self.metal and self.board.emulator_spec()["kind"] == "renode"
+
+    @contextlib.asynccontextmanager
+    async def sessions(self) -> AsyncIterator[list[Session]]:
+        """Greeted sessions with as many fresh boards as were asked for, which run at once.
+
+        Raises:
+            NotHere: on metal.
+            LinkError, ToolchainError: one does not start or does not answer.
+        """
+        if self.metal:
+            raise NotHere("there is one board at the end of the line")
+        at_once = self.machines if self.in_one else 1
+        async with contextlib.AsyncExitStack() as stack:
+            addresses: list[str] = []
+            while len(addresses) < self.machines:
+                process = await asyncio.to_thread(
+                    toolchain.start, self.board, self.elf, seed=1 + len(addresses), machines=at_once
+                )
+                stack.callback(process.stop)
+                addresses += process.addresses
+            baud, sessions = self.board.link.uart_baud, []
+            for address in addresses:
+                session = await Session.connect(address, self.hash, name=self.board.id, baud=baud, timeout_s=TIMEOUT_S)
+                stack.push_async_callback(session.close)
+                sessions.append(session)
+            yield sessions
 
     async def reset(self) -> None:
         """Presses the button; a process is replaced by another on the same port.
@@ -149,8 +189,8 @@ class Target:
         Raises:
             NotHere: a process, or metal.
         """
-        if self._process is None or self.board.id == "native":
-            raise NotHere("only an emulator stops at an instruction")
+        if self._process is None or self.board.emulator_spec()["kind"] != "qemu":
+            raise NotHere("only QEMU stops at an instruction here")
         image = read_image(self.elf, self.directory)
         found = [symbol.address for name in FLASH_FUNCTIONS if (symbol := image.symbol(name)) is not None]
         if len(found) < len(FLASH_FUNCTIONS):

@@ -38,6 +38,7 @@ uint32_t uxTaskGetStackHighWaterMark(TaskHandle_t task);
 class EspClass {
   public:
     uint32_t getCycleCount();
+    void restart();
 };
 extern EspClass ESP;
 
@@ -50,6 +51,7 @@ extern EspClass ESP;
 class EspClass {
   public:
     uint32_t getCycleCount();
+    void restart();
     uint32_t random();
     uint32_t getMaxFreeBlockSize();
     // Bytes of the loop's stack, of 4096, that were never in use.
@@ -63,11 +65,15 @@ extern EspClass ESP;
 
 #elif defined(ARDUINO_ARCH_MBED)
 
+void NVIC_SystemReset();
+
 #define LED_BUILTIN 25
 #define A0 26
 int analogRead(uint32_t pin);
 
 #elif defined(ARDUINO_ARCH_STM32)
+
+void NVIC_SystemReset();
 
 #include "stm32_flash.h"
 

@@ -76,6 +76,11 @@ void log(const char *event, const char *detail) {
     }
 }
 
+void restart() {
+    log("restart", "");
+    _exit(0);
+}
+
 uint32_t random_word() {
     uint32_t word = 0;
     if (getrandom(&word, sizeof word, 0) != static_cast<ssize_t>(sizeof word)) {
@@ -114,6 +119,7 @@ size_t Print::print(long value) {
 
 EspClass ESP;
 uint32_t EspClass::getCycleCount() { return static_cast<uint32_t>(shim::virtual_micros() * 240u); }
+void EspClass::restart() { shim::restart(); }
 esp_reset_reason_t esp_reset_reason(void) {
     return static_cast<esp_reset_reason_t>(shim::setting_number("TLC_SHIM_RESET", ESP_RST_POWERON));
 }
@@ -142,6 +148,7 @@ void *heap_caps_malloc(size_t size, uint32_t caps) {
 
 EspClass ESP;
 uint32_t EspClass::getCycleCount() { return static_cast<uint32_t>(shim::virtual_micros() * 80u); }
+void EspClass::restart() { shim::restart(); }
 uint32_t EspClass::random() { return shim::random_word(); }
 uint32_t EspClass::getMaxFreeBlockSize() { return static_cast<uint32_t>(shim::setting_number("TLC_SHIM_HEAP", 40000)); }
 uint32_t EspClass::getFreeContStack() { return 2048; }
@@ -152,6 +159,7 @@ rst_info *EspClass::getResetInfoPtr() {
 
 #elif defined(ARDUINO_ARCH_MBED)
 
+void NVIC_SystemReset() { shim::restart(); }
 int analogRead(uint32_t) { return static_cast<int>(900u + (shim::random_word() & 3u)); }
 
 #if defined(TARGET_NRF52840)
@@ -185,6 +193,7 @@ ShimChipReset::operator uint32_t() const {
 
 #elif defined(ARDUINO_ARCH_STM32)
 
+void NVIC_SystemReset() { shim::restart(); }
 int analogRead(uint32_t) { return static_cast<int>(900u + (shim::random_word() & 3u)); }
 uint32_t HAL_GetUIDw0() { return 0x00320041u; }
 uint32_t HAL_GetUIDw1() { return 0x33365114u; }

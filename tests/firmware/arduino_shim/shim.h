@@ -18,6 +18,8 @@ uint64_t virtual_micros();
 void virtual_sleep_micros(uint64_t micros);
 // Adds {"ms": now, "event": event, "detail": detail} to the log.
 void log(const char *event, const char *detail);
+// The board starts again: here the program ends, with exit code 0.
+[[noreturn]] void restart();
 uint32_t random_word();
 
 } // namespace shim
