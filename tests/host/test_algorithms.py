@@ -927,7 +927,7 @@ def test_an_answer_of_another_batch_is_refused(root: Path) -> None:
     class Mixed:
         name, hello = "mixed up", m.Hello()
 
-        async def forward(self, x: Any, *, keep: bool, step: int, batch: int) -> SmashedReply:
+        async def forward(self, x: Any, *, keep: bool, exit: None, step: int, batch: int) -> SmashedReply:
             return SmashedReply(1, (np.zeros(24, np.int8),), 0, batch=batch + 1)
 
     device = LinkDevice(Mixed(), Twin(root / "split").bundle)  # type: ignore[arg-type]
