@@ -10,17 +10,31 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from tlc.errors import BundleError
+from tlc.errors import BundleError, UsageError, nearest
 from tlc.graph import Origin, Quant
 from tlc.learning import Learning
+from tlc.names import first_name
 
-__all__ = ["LEARNED_FILE", "Bundle", "Certificate", "EdgeTensor", "LearnedTensor", "Tail", "load"]
+__all__ = [
+    "HOST_FILE",
+    "LEARNED_FILE",
+    "Bundle",
+    "Certificate",
+    "CutEntry",
+    "EdgeTensor",
+    "LearnedTensor",
+    "Tail",
+    "load",
+]
+
+HOST_FILE = "host.onnx"
+"""Beside the bundle: what lies behind its cut; of several, behind the one that a device begins with."""
 
 LEARNED_FILE = "learned.bin"
 """Beside the bundle: the learned tensors as they begin, as a parameter message has them."""
@@ -78,6 +92,21 @@ class Tail(_Model):
     """What the host's part ends with."""
     output: EdgeTensor
     """The network's output, which stays on the device."""
+
+
+class CutEntry(_Model):
+    """One of several cuts of a bundle."""
+
+    name: str
+    """As in :attr:`Bundle.cut`."""
+    output: EdgeTensor
+    layers: tuple[str, ...]
+    macs: int
+    learned: int
+    """Tensors that learn at this cut: the first ones of the bundle's."""
+    host: str
+    """The file with what lies behind it."""
+    host_sha256: str
 
 
 class LearnedTensor(_Model):
@@ -162,12 +191,69 @@ class Bundle(_Model):
     host_sha256: str | None
     device_sha256: str | None
     learned_sha256: str | None = None
+    cuts: tuple[CutEntry, ...] = ()
+    """Where there are several: all of them, the shallowest first. ``cut``, and ``outputs``, ``layers``, ``macs`` and
+    ``host_sha256`` with it, are of the one that a device begins with; :meth:`at` gives another."""
     hash: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A bundle of one cut has no list of them."""
+        content: dict[str, Any] = dump(self)
+        if not self.cuts:
+            content.pop("cuts", None)
+        return content
 
     @property
     def split(self) -> bool:
         """Whether a part of the network runs on the host."""
         return self.host_sha256 is not None
+
+    @property
+    def cut_index(self) -> int | None:
+        """Which of several cuts this is; None: there is one."""
+        return next((index for index, entry in enumerate(self.cuts) if entry.name == self.cut), None)
+
+    @property
+    def host_file(self) -> str:
+        """What lies behind the cut, beside the bundle."""
+        return HOST_FILE if self.cut_index is None else self.cuts[self.cut_index].host
+
+    @property
+    def trains(self) -> bool:
+        """Whether something learns where the device's part ends at this cut."""
+        return bool(self.learned if self.cut_index is None else self.cuts[self.cut_index].learned)
+
+    def at(self, name: str | None, where: str = "") -> Bundle:
+        """The same bundle, with its hash, where the device's part ends at another of its cuts.
+
+        Args:
+            name: as in the model file, or the first of a fused tensor's names; None: this one.
+
+        Raises:
+            UsageError: it has no such cut.
+        """
+        if name is None:
+            return self
+        names = [entry.name for entry in self.cuts] or [self.cut]
+        found = [known for known in names if known == name] or [known for known in names if first_name(known) == name]
+        if len(found) != 1:
+            raise UsageError(
+                f"--cut {name}: the project has no such cut",
+                where=where,
+                remedy=nearest(name, [first_name(known) for known in names]),
+            )
+        if not self.cuts:
+            return self
+        entry = self.cuts[names.index(found[0])]
+        changed = {
+            "cut": entry.name,
+            "outputs": (entry.output,),
+            "layers": entry.layers,
+            "macs": entry.macs,
+            "host_sha256": entry.host_sha256,
+        }
+        return self.model_copy(update=changed)
 
     @property
     def param_bytes(self) -> int:
@@ -196,10 +282,14 @@ class Bundle(_Model):
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
-def load(directory: Path) -> Bundle:
+def load(directory: Path, cut: str | None = None) -> Bundle:
     """The bundle of a project that ``tlc compile`` wrote.
 
+    Args:
+        cut: of several cuts the one to work with; None: the one that a device begins with.
+
     Raises:
+        UsageError: it has no such cut.
         BundleError: it is missing, damaged, or of another version; or the files beside it are not the ones it names.
     """
     path = Path(directory) / "bundle.json"
@@ -231,7 +321,8 @@ def load(directory: Path) -> Bundle:
             remedy="it was edited or damaged; compile again",
         )
     for name, wanted in (
-        ("host.onnx", bundle.host_sha256),
+        (HOST_FILE, None if bundle.cuts else bundle.host_sha256),
+        *((entry.host, entry.host_sha256) for entry in bundle.cuts),
         ("device.tflite", bundle.device_sha256),
         (LEARNED_FILE, bundle.learned_sha256),
     ):
@@ -251,4 +342,4 @@ def load(directory: Path) -> Bundle:
                 where=str(path.with_name(name)),
                 remedy="it belongs to another compilation; compile again",
             )
-    return bundle
+    return bundle.at(cut, str(directory))

@@ -35,6 +35,15 @@ DEVICES = (
 )
 
 
+def cut_option(command: Command) -> Command:
+    """``--cut``, of the commands that work with a project."""
+    return click.option(
+        "--cut",
+        metavar="TENSOR",
+        help="Of a project compiled with --cuts: where the device's part ends.  [default: the first of them]",
+    )(command)
+
+
 def examples(*lines: str) -> str:
     """An epilog that click does not wrap."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
@@ -214,6 +223,7 @@ def cli() -> None:
         "tlc compile model.onnx --board qemu-m4 --calib samples.npz --train last",
         "tlc compile model.onnx --board qemu-m4 --calib labelled.npz --train auto --train-ram 24K",
         "tlc compile model_int8.tflite --board qemu-rv32 --cut none",
+        "tlc compile model.onnx --board esp32 --calib samples.npz --cuts relu1,relu2,pool2 --train full",
     ),
 )
 @model_options
@@ -224,6 +234,12 @@ def cli() -> None:
     metavar="auto|none|TENSOR",
     help="The last tensor that the device computes: a name that `tlc plan` lists; `none`: it computes all; `auto`: the cut "
     "that fits the board and takes the least time, computing and sending.",
+)
+@click.option(
+    "--cuts",
+    metavar="TENSOR,TENSOR,...",
+    help="Several cuts in one project, instead of --cut: the device can go from one to another while it runs, and begins with "
+    "the first named. Weights are there once; `tlc run`, `train`, `serve`, `fleet` and `bench` have --cut to choose.",
 )
 @click.option(
     "--tail",
@@ -320,6 +336,7 @@ def compile_command(
     transport: str | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     cut: str,
+    cuts: str | None,
     tail: str | None,
     aux_head: bool,
     calib: Path | None,
@@ -367,6 +384,7 @@ def compile_command(
         aux_head,
         patches,
         ram,
+        tuple(name.strip() for name in cuts.split(",")) if cuts is not None else (),
     )
     with progress(as_json) as say:
         compiled = compile_model(options, say)
@@ -486,6 +504,7 @@ exit_option = click.option(
 )
 @click.option("--raw", is_flag=True, help="int8 in and out: what the device computes, without the host.")
 @click.option("--trained", is_flag=True, help="With the host's part as `tlc train` left it.")
+@cut_option
 @exit_option
 @common
 def run_command(
@@ -495,6 +514,7 @@ def run_command(
     target: Path,
     raw: bool,
     trained: bool,
+    cut: str | None,
     exit: float | None,
     as_json: bool,
 ) -> None:
@@ -510,7 +530,7 @@ def run_command(
         require("cobs")
     with progress(as_json) as say:
         result = asyncio.run(
-            run_file(directory, device, source, target, raw=raw, trained=trained, exit=exit, progress=say)
+            run_file(directory, device, source, target, raw=raw, trained=trained, cut=cut, exit=exit, progress=say)
         )
     if as_json:
         click.echo(json.dumps(result.to_json()))
@@ -611,6 +631,7 @@ def training_plan(given: dict[str, Any]) -> Any:
     help="Train on these first: .npz with x and y, or x_train and y_train. The project must be compiled with --train.",
 )
 @training_options
+@cut_option
 @click.option("--once", is_flag=True, help="End when the training is done, instead of serving on.")
 @exit_option
 @common
@@ -620,6 +641,7 @@ def serve_command(
     data: Path | None,
     deal: Any,
     curves: Path | None,
+    cut: str | None,
     once: bool,
     exit: float | None,
     as_json: bool,
@@ -645,7 +667,9 @@ def serve_command(
         click.echo(text, err=True)
 
     with Progress(total, quiet=as_json) as shown:
-        asyncio.run(serve(directory, devices, training=training, say=say, on_event=shown, once=once, exit=exit))
+        asyncio.run(
+            serve(directory, devices, training=training, say=say, on_event=shown, once=once, cut=cut, exit=exit)
+        )
     if curves and shown.batches:
         write_curves(curves, f"{plan.algorithm.title} of {directory.name}", shown.batches, shown.rounds)
     if as_json:
@@ -679,6 +703,7 @@ def serve_command(
     help="Labelled samples: .npz with x and y, or x_train and y_train.",
 )
 @training_options
+@cut_option
 @click.option("--save", is_flag=True, help="Then into the device's journal, so that it outlives a reset.")
 @click.option("--resume", is_flag=True, help="The host's part goes on from where the last training left it.")
 @click.option(
@@ -695,6 +720,7 @@ def train_command(
     data: Path,
     deal: Any,
     curves: Path | None,
+    cut: str | None,
     save: bool,
     resume: bool,
     max_norm: float,
@@ -721,7 +747,17 @@ def train_command(
     training = Training(data, plan, deal)
     with Progress(plan.settings.rounds * plan.settings.batches, quiet=as_json) as shown:
         result = asyncio.run(
-            train(directory, device, training, save=save, resume=resume, max_norm=max_norm, say=say, on_event=shown)
+            train(
+                directory,
+                device,
+                training,
+                save=save,
+                resume=resume,
+                max_norm=max_norm,
+                cut=cut,
+                say=say,
+                on_event=shown,
+            )
         )
     if curves:
         write_curves(curves, f"{plan.algorithm.title} of {directory.name}", shown.batches, shown.rounds)
@@ -753,9 +789,17 @@ def train_command(
     help="Labelled samples, dealt out.  [default: random ones, to measure only]",
 )
 @training_options
+@cut_option
 @common
 def fleet_command(
-    directory: Path, devices: int, data: Path | None, deal: Any, curves: Path | None, as_json: bool, **given: Any
+    directory: Path,
+    devices: int,
+    data: Path | None,
+    deal: Any,
+    curves: Path | None,
+    cut: str | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Train many twins of a project together, each through the real link code, and measure rounds per second.
 
@@ -773,7 +817,7 @@ def fleet_command(
         click.echo(text, err=True)
 
     with Progress((plan.settings.rounds + 1) * plan.settings.batches, quiet=as_json) as shown:
-        result = asyncio.run(fleet(directory, devices, plan, data=data, how=deal, say=say, on_event=shown))
+        result = asyncio.run(fleet(directory, devices, plan, data=data, how=deal, cut=cut, say=say, on_event=shown))
     if curves:
         write_curves(
             curves, f"{plan.algorithm.title}, {devices} twins of {directory.name}", shown.batches, shown.rounds
@@ -988,8 +1032,9 @@ def weights_status(bundle: Any, directory: Path) -> Any:
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--layers", is_flag=True, help="Count each layer by itself, too.")
+@cut_option
 @common
-def bench_command(directory: Path, layers: bool, as_json: bool) -> None:
+def bench_command(directory: Path, layers: bool, cut: str | None, as_json: bool) -> None:
     """Count instructions, stack, RAM and flash of DIR's firmware on its emulated board.
 
     Builds and boots it; needs a board whose emulator counts instructions (qemu-m4, qemu-m0, qemu-rv32). Instructions are
@@ -1002,7 +1047,7 @@ def bench_command(directory: Path, layers: bool, as_json: bool) -> None:
 
     with progress(as_json) as say:
         say("building and running", 0, 1)
-        result = asyncio.run(bench(directory))
+        result = asyncio.run(bench(directory, cut))
     if as_json:
         click.echo(json.dumps(result.to_json(layers=layers)))
     else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from tlc.graph import Graph, Node
 from tlc.ops import REGISTRY
 from tlc.ops.base import Bias, Call, Rows, Table
 from tlc.passes.pack import FrozenWeights, Packing
-from tlc.program import Program, Step, align
+from tlc.program import CutPart, Program, Step, align
 
 __all__ = [
     "Estimate",
@@ -53,6 +54,9 @@ MODEL_CODE = 512
 STRIP_BYTES = 12
 """Budget: instructions and fixed constants of one generated call, and of what a model has once."""
 
+CUT_CODE = 384
+"""The same of one of several cuts: a ``tlc_model_t``, its tensors, and where the passes end."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -91,10 +95,12 @@ def weight_bytes(graph: Graph) -> int:
     return sum(graph[name].bytes for name in names)
 
 
-def instructions(program: Program, board: Board, packing: Packing) -> int:
-    """Instructions of one forward pass, by the board's cost table."""
-    layers = sum(layer_instructions(program, step, board) for step in program.forward)
-    return round(layers + sum(packed.instructions for packed in packing.weights.values()))
+def instructions(program: Program, board: Board, packing: Packing, steps: Sequence[Step] | None = None) -> int:
+    """Instructions of one forward pass, or of these steps of it, by the board's cost table."""
+    steps = program.forward if steps is None else steps
+    layers = sum(layer_instructions(program, step, board) for step in steps)
+    read = {arg.tensor for step in steps if step.call for arg in step.call.args if isinstance(arg, Rows)}
+    return round(layers + sum(packed.instructions for name, packed in packing.weights.items() if name in read))
 
 
 def frozen_weights(program: Program, board: Board) -> dict[str, FrozenWeights]:
@@ -182,7 +188,8 @@ def model_code_bytes(program: Program) -> int:
     names = sum(len(step.node.op) + len(step.node.name) + 8 for step, _ in steps)
     edges = sum(len(name) + 48 for name in [*program.graph.inputs, *program.graph.outputs])
     learned = sum(len(tensor.tensor) + 3 * CALL_CODE for tensor in program.learned)
-    return align(MODEL_CODE + calls + names + edges + learned + _strips_code_bytes(program), 4)
+    cuts = sum(len(cut.tensor) + CUT_CODE for cut in program.cuts)
+    return align(MODEL_CODE + calls + names + edges + learned + cuts + _strips_code_bytes(program), 4)
 
 
 def _strips_code_bytes(program: Program) -> int:
@@ -233,17 +240,30 @@ def ram_limit(board: Board, ram: int | None) -> int:
 
 
 def estimate(
-    cut: str, program: Program, board: Board, packing: Packing, transport: Transport, ram: int | None = None
+    cut: str,
+    program: Program,
+    board: Board,
+    packing: Packing,
+    transport: Transport,
+    ram: int | None = None,
+    part: CutPart | None = None,
 ) -> Estimate:
-    """One cut on one board; ``ram``: the most that it may take, as :func:`ram_limit` has it."""
+    """One cut on one board.
+
+    Args:
+        ram: the most that it may take, as :func:`ram_limit` has it.
+        part: of several cuts of the program this one; flash and RAM are those of all.
+    """
     promise = certificate(program, board, packing, cut == "none")
     graph = program.graph
-    sent = sum(graph[name].elements for name in graph.sent) + LINK_OVERHEAD
-    work = instructions(program, board, packing)
+    ends = [part.tensor] if part else graph.sent
+    sent = sum(graph[name].elements for name in ends) + LINK_OVERHEAD
+    steps = program.forward[: part.forward] if part else program.forward
+    work = instructions(program, board, packing, steps)
     seconds = work / board.cpu.clock_hz + sent / board.link.bytes_per_second(transport)
     return Estimate(
         cut=cut,
-        macs=program.macs,
+        macs=sum(step.macs for step in steps),
         instructions=work,
         flash_bytes=promise.flash_bytes,
         ram_bytes=promise.ram_bytes,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from tlc import boards
 from tlc.boards import Board, Transport
-from tlc.bundle import LEARNED_FILE, Bundle, EdgeTensor, LearnedTensor, Tail
-from tlc.codegen.project import Settings, emit, initial_state, render_application, render_model, write_project
+from tlc.bundle import HOST_FILE, LEARNED_FILE, Bundle, CutEntry, EdgeTensor, LearnedTensor, Tail
+from tlc.codegen.expressions import identifier
+from tlc.codegen.project import Emission, Settings, emit, initial_state, render_application, render_model, write_project
 from tlc.cost import (
     Estimate,
     certificate,
@@ -37,11 +38,13 @@ from tlc.graph import Graph, Node, Quant, Tensor
 from tlc.learn.cut_gradient import gradients_at
 from tlc.learn.sensitivity import fisher_channels
 from tlc.learning import Learning
+from tlc.names import first_name
 from tlc.ops import REGISTRY
 from tlc.passes.aux_head import with_aux_head
 from tlc.passes.backward import Plan, Selection, differentiate
 from tlc.passes.calibrate import calibrate, fallback_samples, through_host
 from tlc.passes.canonicalize import canonicalize
+from tlc.passes.cuts import cut_parts, several_cuts
 from tlc.passes.pack import DecodeCost, Packing, PackMode, pack
 from tlc.passes.patches import fewest, least
 from tlc.passes.quantize import quantize
@@ -102,6 +105,8 @@ class Options:
     many, whatever takes least."""
     ram: int | None = None
     """The most RAM that the device segment may take, bytes; None: what the board has."""
+    cuts: tuple[str, ...] = ()
+    """Several cuts instead of ``cut``; the device begins with the first."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ class Compiled:
     warnings: tuple[str, ...]
     training: Training | None = None
     """Where what learns was chosen, or held to a budget."""
+    cuts: tuple[Estimate, ...] = ()
+    """Of several cuts what each costs; flash and RAM are those of all."""
 
     def to_json(self) -> dict[str, Any]:
         """The keys that scripts rely on, and the certificate."""
@@ -136,6 +143,7 @@ class Compiled:
             "certificate": promise.model_dump(),
             "packing": [dataclasses.asdict(row) for row in self.packing.report],
             "training": self.training.to_json() if self.training else None,
+            **({"cuts": [row.to_json() for row in self.cuts]} if self.cuts else {}),
         }
 
 
@@ -146,6 +154,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     transport = board.check_transport(options.transport)
     options = _with_arithmetic(_with_own_loss(options), board)
     _check_training(options)
+    _check_cuts(options)
     say("reading the model", 0, 1)
     source = read_model(options.model, options.shapes)
     graph = canonicalize(source)
@@ -158,7 +167,11 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
             where="--tail",
             remedy="name a tensor that the host computes from the cut, or leave --tail out",
         )
-    if options.cut == "auto":
+    cuts: list[Cut] = []
+    if options.cuts:
+        cuts = several_cuts(source, graph, options.cuts)
+        cut = cuts[-1]
+    elif options.cut == "auto":
         cut = _automatic_cut(graph, board, options, transport)
     else:
         kept = _keeping(source, graph, options.tail) if options.tail is not None else None
@@ -178,7 +191,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
     say("packing", 0, 1)
     learned, training = _selection(graph, device, board, cut, samples, options, say)
     scales = _static_scales(graph, device, cut, learned, samples, options, say)
-    program, packing = _fitted(device, board, options, learned, cut.file_name == "none", scales=scales)
+    program, packing = _fitted(device, board, options, learned, cut.file_name == "none", scales=scales, cuts=cuts)
     row = estimate(cut.file_name, program, board, packing, transport, options.ram)
     _require_fit(row, board, options.ram)
 
@@ -201,26 +214,37 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         learned=_learned(program),
         learning=options.learning if program.learned else None,
         layers=tuple(call.comment.split(":")[0] for call in emission.forward),
-        message_bytes=link_message_bytes(device),
+        message_bytes=max(link_message_bytes(device), *(4 * device[part.tensor].elements for part in program.cuts), 0),
         macs=program.macs,
         certificate=certificate(program, board, packing, host is None),
         weights_sha256=emission.weights_sha256,
         host_sha256=hashlib.sha256(host_bytes).hexdigest() if host_bytes else None,
         device_sha256=hashlib.sha256(device_bytes).hexdigest() if device_bytes else None,
         learned_sha256=hashlib.sha256(state).hexdigest() if state else None,
-    ).sealed()
+    )
+    hosts = {HOST_FILE: host_bytes} if host_bytes else {}
+    rows: list[Estimate] = []
+    if cuts:
+        first = cut_named(graph, options.cuts[0]).file_name
+        hosts = _hosts(graph, cuts, first, options)
+        entries = _cut_entries(program, cuts, hosts, bundle.layers, emission)
+        bundle = bundle.model_copy(update={"cuts": entries}).at(first)
+        ends = zip(cuts, program.cuts, strict=True)
+        rows = [estimate(each.file_name, program, board, packing, transport, options.ram, part) for each, part in ends]
+        row = next(each for each in rows if each.cut == first)
+    bundle = bundle.sealed()
     settings = Settings(
         model_name=options.model.stem,
         model_file=options.model.name,
         model_hash=bundle.model_sha256,
         board=board,
-        cut=cut.file_name,
+        cut=", ".join(c.file_name for c in cuts) or cut.file_name,
         pack=options.pack,
         train=options.train,
         seed=options.seed,
         transport=transport,
     )
-    compiled = Compiled(bundle, board, row, packing, tuple(warnings), training)
+    compiled = Compiled(bundle, board, row, packing, tuple(warnings), training, tuple(rows))
     files: dict[str, str | bytes] = {
         **render_model(emission, bundle, settings),
         **render_application(program, bundle, settings),
@@ -228,8 +252,7 @@ def compile_model(options: Options, progress: Progress | None = None) -> Compile
         "bundle.json": bundle.to_json(),
         "report.json": json.dumps(_report(compiled, program), indent=2) + "\n",
     }
-    if host_bytes:
-        files["host.onnx"] = host_bytes
+    files |= hosts
     if device_bytes:
         files["device.tflite"] = device_bytes
     if state:
@@ -310,6 +333,71 @@ def _keeping(source: Graph, graph: Graph, name: str) -> Graph | None:
     kept = source.copy()
     kept.outputs.append(fused.name)
     return kept
+
+
+def _hosts(graph: Graph, cuts: Sequence[Cut], first: str, options: Options) -> dict[str, bytes]:
+    """What lies behind each of several cuts, by the files' names: that of the first-named is the plain one."""
+    hosts: dict[str, bytes] = {}
+    for cut in cuts:
+        _, host = split(graph, cut)
+        assert host is not None and cut.tensor is not None
+        name = f"host_{identifier(first_name(cut.file_name))}"
+        name += f"_{len(hosts)}" if f"{name}.onnx" in hosts else ""
+        name = HOST_FILE if cut.file_name == first else f"{name}.onnx"
+        hosts[name] = write_host(options.model, graph, host, cut.tensor, options.shapes)
+    return hosts
+
+
+def _cut_entries(
+    program: Program, cuts: Sequence[Cut], hosts: Mapping[str, bytes], layers: Sequence[str], emission: Emission
+) -> tuple[CutEntry, ...]:
+    return tuple(
+        CutEntry(
+            name=cut.file_name,
+            output=_edge(program.graph[part.tensor]),
+            layers=tuple(
+                name for name, call in zip(layers, emission.forward, strict=True) if call.layer < part.forward
+            ),
+            macs=sum(step.macs for step in program.forward[: part.forward]),
+            learned=part.learned,
+            host=file,
+            host_sha256=hashlib.sha256(content).hexdigest(),
+        )
+        for cut, part, (file, content) in zip(cuts, program.cuts, hosts.items(), strict=True)
+    )
+
+
+def _check_cuts(options: Options) -> None:
+    """What several cuts do not go with."""
+    if not options.cuts:
+        return
+    where = f"--cuts {','.join(options.cuts)}"
+    if options.cut != "auto":
+        raise UsageError("and --cut are two answers to one question", where=where, remedy="leave --cut out")
+    if options.tail is not None:
+        raise UsageError(
+            "the device goes on behind the host's part of one cut only",
+            where=f"{where} --tail {options.tail}",
+            remedy="give --cut with --tail, or leave --tail out",
+        )
+    if options.learning.scales == "static":
+        raise UsageError(
+            "static scales are found for the gradient at one cut",
+            where=f"{where} --train-scales static",
+            remedy="leave --train-scales out, or compile one --cut",
+        )
+    if options.aux_head:
+        raise UsageError(
+            "a head at the cut stands at one cut only",
+            where=f"{where} --aux-head",
+            remedy="give --cut with --aux-head, or leave --aux-head out",
+        )
+    if options.learning.loss != "none":
+        raise UsageError(
+            "the loss is where the network ends, and that is on the host",
+            where=f"{where} --loss {options.learning.loss}",
+            remedy="leave --loss to the host, or compile with --cut none",
+        )
 
 
 def _automatic_cut(graph: Graph, board: Board, options: Options, transport: Transport) -> Cut:
@@ -699,10 +787,12 @@ def _fitted(
     *,
     scales: Scales | None = None,
     strict: bool = True,
+    cuts: Sequence[Cut] = (),
 ) -> tuple[Program, Packing]:
     """The program, its first layers in strips where it is told, or where it would not fit otherwise; ``strict``: refuses where
-    it is told, and does not help."""
+    it is told, and does not help. Of several ``cuts`` the first one is behind all strips."""
     program, packing = _program(device, board, options.pack, learned, options.learning, scales)
+    program.cuts = cut_parts(program, cuts)
     over = certificate(program, board, packing, standalone).ram_bytes - ram_limit(board, options.ram)
     if options.patches == "none" or (options.patches == "auto" and over <= 0):
         return program, packing
@@ -719,7 +809,9 @@ def _fitted(
         return program, packing
     # Decoding is done in each strip, so fewer weights may be worth it.
     packing = pack(frozen_weights(made, board), options.pack, DecodeCost(**board.decode.model_dump()))
-    return schedule(device, plan, _row_bytes(packing), program.forward, strips=made.strips), packing
+    result = schedule(device, plan, _row_bytes(packing), program.forward, strips=made.strips)
+    result.cuts = cut_parts(result, cuts)
+    return result, packing
 
 
 def _row_bytes(packing: Packing) -> dict[str, int]:

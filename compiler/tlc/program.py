@@ -15,7 +15,18 @@ from tlc.ops import REGISTRY
 from tlc.ops.base import Array, Call, Slice
 from tlc.strips import Strips
 
-__all__ = ["Buffer", "Learned", "Program", "Step", "TailPart", "align", "learned_scale", "rows_of", "rows_shape"]
+__all__ = [
+    "Buffer",
+    "CutPart",
+    "Learned",
+    "Program",
+    "Step",
+    "TailPart",
+    "align",
+    "learned_scale",
+    "rows_of",
+    "rows_shape",
+]
 
 ALIGN = 16
 
@@ -76,6 +87,19 @@ class TailPart:
     """The activation whose gradient the loss gives; empty where nothing learns."""
 
 
+@dataclass(frozen=True)
+class CutPart:
+    """Of several cuts one, as it lies in the program of the deepest."""
+
+    tensor: str
+    forward: int
+    """Steps of the forward pass that are its: the first ones."""
+    backward: int
+    """The step with which its backward pass begins; it goes on to the end."""
+    learned: int
+    """Learned tensors that lie before it: the first ones. 0: nothing learns there."""
+
+
 @dataclass
 class Program:
     """A device graph ready for codegen."""
@@ -89,6 +113,8 @@ class Program:
     """Where something learns: the activation whose gradient the backward pass begins with."""
     tail: TailPart | None = None
     """Where the graph has a second part: how it lies in the passes. Then the top is the first part's."""
+    cuts: tuple[CutPart, ...] = ()
+    """Where it may end, the shallowest first; empty: only where it does."""
     aux_top: str = ""
     """Where the graph has a head at the cut: the activation whose gradient the loss gives, beside the top, the cut."""
     folded: dict[str, int | None] = field(default_factory=dict)

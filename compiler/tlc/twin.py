@@ -42,14 +42,16 @@ class TwinLibrary:
     Args:
         directory: the project that ``tlc compile`` wrote.
         sanitize: build under UBSan, which traps on undefined behaviour.
+        cut: of several cuts the one at which its devices begin; None: the bundle's own.
 
     Raises:
+        UsageError: the project has no such cut.
         ToolchainError: there is no C compiler, or it refuses the project.
     """
 
-    def __init__(self, directory: Path, *, sanitize: bool = False) -> None:
+    def __init__(self, directory: Path, *, sanitize: bool = False, cut: str | None = None) -> None:
         self.directory = Path(directory)
-        self.bundle: Bundle = bundles.load(directory)
+        self.bundle: Bundle = bundles.load(directory, cut)
         flags = [*FLAGS, *(["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"] if sanitize else [])]
         self.path = build(self.directory, ["lib/tlc/ports/twin/twin.c"], flags, "twin.so")
         self.c = ctypes.CDLL(str(self.path))
@@ -111,13 +113,27 @@ class Twin:
         standalone = int(not self.bundle.split)
         if self.flash is None:
             self._check(self._c.tlc_twin_init(self._memory, ctypes.c_uint32(boot), standalone))
-            return
-        slot_bytes = ctypes.c_uint32(self.flash.shape[1])
-        self._check(
-            self._c.tlc_twin_init_flash(
-                self._memory, ctypes.c_uint32(boot), standalone, _pointer(self.flash), slot_bytes
+        else:
+            slot_bytes = ctypes.c_uint32(self.flash.shape[1])
+            self._check(
+                self._c.tlc_twin_init_flash(
+                    self._memory, ctypes.c_uint32(boot), standalone, _pointer(self.flash), slot_bytes
+                )
             )
-        )
+        self._select()
+
+    def select(self, cut: str) -> None:
+        """Ends the device's part at another of the bundle's cuts; gradients accumulated are forgotten.
+
+        Raises:
+            UsageError: the bundle has no such cut.
+        """
+        self.bundle = self.bundle.at(cut, str(self.library.directory))
+        self._select()
+
+    def _select(self) -> None:
+        if self.bundle.cut_index is not None:
+            self._check(self._c.tlc_twin_select(self._memory, ctypes.c_uint8(self.bundle.cut_index)))
 
     # ---- the journal ----
 
@@ -163,7 +179,7 @@ class Twin:
             step: where updates are interleaved, what they are told.
         """
         gradient = np.ascontiguousarray(gradient, np.float32)
-        assert gradient.size == self._c.tlc_twin_gradient_elements(), "a gradient of another shape"
+        assert gradient.size == np.prod(self.bundle.outputs[0].shape), "a gradient of another shape"
         told = ctypes.byref(step) if step is not None else None
         self._check(self._c.tlc_twin_backward(self._memory, _pointer(gradient), told))
 
@@ -320,14 +336,14 @@ class Twin:
 
 
 @contextmanager
-def kept_twin(directory: Path, boot: int = 1) -> Iterator[Twin]:
+def kept_twin(directory: Path, boot: int = 1, cut: str | None = None) -> Iterator[Twin]:
     """A twin whose flash is a file of the project, so that what it saves is there the next time.
 
     One process at a time has the file; for another, and where it cannot be written, the twin keeps nothing.
     """
     import fcntl
 
-    library = TwinLibrary(directory)
+    library = TwinLibrary(directory, cut=cut)
     shape = library.blank_flash().shape
     path = Path(directory) / FLASH_DIR / "twin.bin"
     if not shape[1]:

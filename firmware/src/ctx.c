@@ -78,6 +78,23 @@ tlc_status_t tlc_run_forward(tlc_ctx_t *ctx) {
     return status;
 }
 
+tlc_status_t tlc_select_cut(tlc_ctx_t *ctx, uint8_t cut) {
+    const tlc_model_t *const model = ctx->model;
+    if (cut == model->cut) {
+        return TLC_OK;
+    }
+    if (cut >= model->cut_count) {
+        return TLC_ERR_ARG;
+    }
+    if (ctx->samples && model->update) {
+        (void)!model->update(ctx, NULL);
+    }
+    ctx->samples = 0;
+    ctx->has_forward = 0;
+    ctx->model = model->cuts[cut];
+    return TLC_OK;
+}
+
 static bool is_finite(float value) { /* neither NaN nor infinite: the exponent is not all ones */
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

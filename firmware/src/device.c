@@ -160,6 +160,15 @@ static uint32_t total_outputs(const tlc_model_t *model) {
     return model->aux ? max_u32(count, model->aux->output->elements) : count;
 }
 
+/* Elements of the first output, at the cut where it has most. */
+static uint32_t widest_output(const tlc_model_t *model) {
+    uint32_t most = model->outputs[0].elements;
+    for (uint32_t i = 0; i < model->cut_count; i++) {
+        most = max_u32(most, model->cuts[i]->outputs[0].elements);
+    }
+    return most;
+}
+
 /* Room for `count` floats: the caller's, or the arena. NULL: neither. */
 static float *value_room(tlc_device_t *device, uint32_t count) {
     if (device->config.values) {
@@ -200,13 +209,13 @@ tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *co
         largest_input = max_u32(largest_input, model->inputs[i].elements);
     }
     if ((config->message && config->message_bytes < largest_input) ||
-        (config->output && config->output_bytes < total_outputs(model))) {
+        (config->output && config->output_bytes < max_u32(total_outputs(model), widest_output(model)))) {
         return TLC_ERR_SIZE;
     }
     const uint32_t room = config->message ? config->message_bytes : model->arena_bytes;
     uint32_t largest = TLC_FORWARD_BYTES + largest_input;
-    if (model->gradient) {
-        largest = max_u32(largest, TLC_TRAIN_BYTES + min_u32(4u * model->gradient->elements, room));
+    if (model->param_count) {
+        largest = max_u32(largest, TLC_TRAIN_BYTES + min_u32(4u * widest_output(model), room));
     }
     if (model->tail) {
         largest_input = max_u32(largest_input, model->tail->input->elements);
@@ -1144,6 +1153,23 @@ static void take_welcome(tlc_device_t *device) {
     say_done(device, 0, 0);
 }
 
+static void take_cut(tlc_device_t *device) {
+    const uint8_t cut = device->held.header[TLC_CUT_INDEX];
+    if (cut == device->config.model->cut) {
+        say_done(device, TLC_DONE_REPEATED, 0);
+        return;
+    }
+    if (tlc_select_cut(&device->ctx, cut) != TLC_OK) {
+        say_error(device, TLC_ERR_ARG, "this bundle has not so many cuts");
+        return;
+    }
+    device->config.model = device->ctx.model;
+    device->keep = false;
+    device->backward = 0;
+    device->sample_request = 0;
+    say_done(device, 0, 0);
+}
+
 static void take_result(tlc_device_t *device) {
     const tlc_link_message_t *held = &device->held;
     const uint32_t count = tlc_get_u32(held->header + TLC_RESULT_COUNT);
@@ -1199,7 +1225,8 @@ static void handle(tlc_device_t *device) {
         }
         return;
     }
-    if (!device->welcomed && held->type != TLC_MSG_WELCOME && held->type != TLC_MSG_REFUSE) {
+    if (!device->welcomed && held->type != TLC_MSG_WELCOME && held->type != TLC_MSG_REFUSE &&
+        held->type != TLC_MSG_CUT) {
         say_error(device, TLC_ERR_STATE, "not welcomed yet");
         return;
     }
@@ -1234,6 +1261,9 @@ static void handle(tlc_device_t *device) {
         break;
     case TLC_MSG_EXIT:
         take_exit(device);
+        break;
+    case TLC_MSG_CUT:
+        take_cut(device);
         break;
     case TLC_MSG_GET_PARAMS:
         take_get_params(device);

@@ -18,6 +18,7 @@ local MESSAGES = {
     [0x28] = "GET_STATS", [0x29] = "STATS", [0x2A] = "LAYERS", [0x2B] = "RESET_STATE", [0x2C] = "DONE",
     [0x2D] = "ERROR", [0x2E] = "LOG", [0x2F] = "TEST", [0x30] = "SAVE", [0x31] = "JOURNAL", [0x32] = "TRAIN",
     [0x33] = "TRAINED", [0x34] = "TAIL", [0x35] = "GRADIENT", [0x36] = "EXIT",
+    [0x37] = "CUT",
 }
 -- from the 16 bytes that every message begins with to the text of ERROR and LOG
 local TEXT_AT = { [0x2D] = 20, [0x2E] = 20 }

@@ -72,17 +72,21 @@ class BenchResult:
         return result
 
 
-async def bench(directory: Path) -> BenchResult:
+async def bench(directory: Path, cut: str | None = None) -> BenchResult:
     """Boots the project's own emulator, afresh, and counts.
 
+    Args:
+        cut: of several cuts the one at which the device's part ends; None: the bundle's own.
+
     Raises:
+        UsageError: the project has no such cut.
         BoardError: the board has no emulator that counts instructions.
     """
     from tlc import toolchain
     from tlc.errors import BoardError
     from tlc.size import measure
 
-    bundle = bundles.load(directory)
+    bundle = bundles.load(directory, cut)
     board = boards.of_project(directory)
     if board.emulator is None or not board.emulator.counts_instructions:
         raise BoardError(
@@ -94,12 +98,12 @@ async def bench(directory: Path) -> BenchResult:
     rng = np.random.default_rng(0)
     inputs = [rng.integers(-128, 128, edge.shape[1:]).astype(np.int8) for edge in bundle.inputs]
     with toolchain.Emulator(board, toolchain.firmware_elf(directory, board)) as process:
-        async with open_device(directory, process.address) as device:
+        async with open_device(directory, process.address, cut=cut) as device:
             await device.infer(inputs)
             # Their sum repeats exactly; a whole pass also holds what the link does in between.
             ticks = await device.layers()
             training = None
-            if bundle.learned:
+            if bundle.trains:
                 reply = await device.forward(inputs)
                 forward = sum(int(count) for count in await device.layers())
                 # As training sends it; a device that learns in integers has no room for floats.

@@ -164,7 +164,7 @@ class LinkDevice:
     ) -> None:
         self.session = session
         self.told = told or DeviceSteps()
-        self._at_once = bool(session.hello.capabilities & m.Capability.AT_ONCE)
+        self._at_once = bundle.learning is not None and bundle.learning.interleaved
         self._lesson: tuple[SmashedReply, Int8 | Float, float] | None = None
         self.name = session.name
         self.bundle = bundle

@@ -35,31 +35,35 @@ _boots = itertools.count(1)
 
 
 @asynccontextmanager
-async def open_device(directory: Path, device: str, **options: Any) -> AsyncIterator[Session]:
+async def open_device(
+    directory: Path, device: str, *, cut: str | None = None, **options: Any
+) -> AsyncIterator[Session]:
     """A greeted session with a device; what was started for it ends with it.
 
     Args:
         directory: the project that ``tlc compile`` wrote.
         device: a name from the table above.
+        cut: of several cuts the one at which its part ends; None: the bundle's own.
         options: for :meth:`Session.connect`.
 
     Raises:
+        UsageError: the project has no such cut.
         BundleError: the project's bundle is damaged, or the device holds another.
         LinkError: the device cannot be opened, or does not greet.
         ToolchainError: it cannot be built or booted.
     """
-    bundle = bundles.load(directory)
+    bundle = bundles.load(directory, cut)
     board = boards.of_project(directory)
     process: EmulatorProcess | None = None
     opener: str | Callable[[], Awaitable[Transport]] = device
     sensor: Callable[[Any, int], None] | None = None
     stack = ExitStack()
     if device == "twin":
-        opener, sensor = _twin_opener(directory, stack)
+        opener, sensor = _twin_opener(directory, stack)  # the session tells it the cut
     elif device in ("native", "emulator"):
         address, process = await asyncio.to_thread(_boot, directory, device, board)
         opener = address
-    options = {"timeout_s": TIMEOUT_S, "baud": board.link.uart_baud, **options}
+    options = {"timeout_s": TIMEOUT_S, "baud": board.link.uart_baud, "cut": bundle.cut_index, **options}
     try:
         session = await Session.connect(opener, bytes.fromhex(bundle.hash), name=options.pop("name", device), **options)
         session.sensor = sensor

@@ -90,6 +90,7 @@ async def fleet(
     *,
     data: Path | None = None,
     how: Deal = "turns",
+    cut: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     on_event: Callable[[Event], None] | None = None,
 ) -> FleetResult:
@@ -100,12 +101,14 @@ async def fleet(
         count: twins.
         plan: the algorithm; its rounds are those that are measured, after a first one.
         data: a labelled file, dealt out; None: random samples, to measure only.
+        cut: of several cuts the one at which the twins' parts end; None: the bundle's own.
 
     Raises:
+        UsageError: the project has no such cut.
         ConfigError: the algorithm cannot work with this project.
         DataError: the file has fewer samples than there are devices.
     """
-    library, model = TwinLibrary(directory), ServerModel(directory)
+    library, model = TwinLibrary(directory, cut=cut), ServerModel(directory, cut=cut)
     plan.algorithm.require(library.bundle, str(directory))
     if library.bundle.split:
         require("tensorflow")
@@ -172,7 +175,13 @@ async def greeted(directory: Path, twins: list[Twin], plan: Plan) -> AsyncIterat
             link = Link(keepalive_ms=1000 * SLOWER, dead_ms=10_000 * SLOWER)
             name = f"twin {number + 1}"
             session = await Session.connect(
-                opener, bytes.fromhex(bundle.hash), name=name, link=link, timeout_s=TIMEOUT_S, on_log=lambda *_: None
+                opener,
+                bytes.fromhex(bundle.hash),
+                name=name,
+                link=link,
+                timeout_s=TIMEOUT_S,
+                on_log=lambda *_: None,
+                cut=bundle.cut_index,
             )
         session.sensor = twin.sample
         sessions.append(session)

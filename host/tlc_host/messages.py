@@ -19,6 +19,7 @@ __all__ = [
     "Backward",
     "Capability",
     "Coding",
+    "Cut",
     "Done",
     "DoneFlag",
     "Dtype",
@@ -681,6 +682,17 @@ class Exit(Message):
     bound: int = 256
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cut(Message):
+    """Host: the device's part ends at the ``index``-th of the bundle's cuts from now on. Answered by DONE."""
+
+    TYPE = 0x37
+    FIXED = struct.Struct("<B3x")
+    FIELDS = ("index",)
+
+    index: int = 0
+
+
 M = TypeVar("M", bound=Message)
 
 MESSAGES: dict[int, type[Message]] = {
@@ -712,6 +724,7 @@ MESSAGES: dict[int, type[Message]] = {
         Tail,
         Gradient,
         Exit,
+        Cut,
     )
 }
 

@@ -59,6 +59,7 @@ async def run_file(
     raw: bool = False,
     trained: bool = False,
     exit: float | None = None,
+    cut: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> RunResult:
     """Runs every sample of a file.
@@ -71,13 +72,15 @@ async def run_file(
         raw: int8 in, and int8 out: the device's outputs as they are, without the host segment.
         trained: with the host segment as ``tlc train`` left it.
         exit: where the head at the cut is surer than that, 0 to 1, the answer is the device's own; None: the host answers all.
+        cut: of several cuts the one at which the device's part ends; None: the bundle's own.
 
     Raises:
+        UsageError: the project has no such cut.
         ConfigError: ``exit``, but there is no such head, or it is no probability.
         DataError: the file does not fit, or there is no trained host segment.
         OutputError: the target cannot be written.
     """
-    bundle = bundles.load(directory)
+    bundle = bundles.load(directory, cut)
     if exit is not None:
         head_of(bundle, "--exit")
         bound_of(exit)
@@ -87,7 +90,7 @@ async def run_file(
             )
     inputs = _raw_inputs(source, bundle) if raw else device_inputs(source, bundle)
     _check_writable(target)
-    server = ServerModel(directory, trained=trained)
+    server = ServerModel(directory, trained=trained, cut=cut)
     behind: NDArray[Any] | None = None
     exits: int | None = None
     smashed: list[Int8] = []
@@ -96,7 +99,7 @@ async def run_file(
     if device == "twin" and not is_capturing():  # without the link: the same C, many times faster
         from tlc.twin import kept_twin
 
-        with kept_twin(directory) as twin:
+        with kept_twin(directory, cut=cut) as twin:
             if exit is not None:
                 answers = [_asked_of_twin(twin, [x[i : i + 1] for x in inputs], exit) for i in range(len(inputs[0]))]
                 behind, exits = _answers(bundle, server, answers)
@@ -108,7 +111,7 @@ async def run_file(
     else:
         from tlc_host.devices import open_device
 
-        async with open_device(directory, device) as session:
+        async with open_device(directory, device, cut=cut) as session:
             if exit is not None:
                 answers, ticks = await _asked(session, inputs, exit, progress)
                 behind, exits = _answers(bundle, server, answers)

@@ -67,29 +67,32 @@ async def serve(
     on_event: Callable[[Event], None] | None = None,
     once: bool = False,
     exit: float | None = None,
+    cut: str | None = None,
 ) -> None:
     """Serves devices until it is cancelled, or, with ``once``, until the training is done.
 
     A device's own samples are answered with the network's outputs. With ``training`` the devices first train together
     by its algorithm, each on its part of the data; ``on_event`` is called after every batch and every round. Rounds and
     checkpoints are kept in the project: an interrupted training goes on when the same is asked again. A device that resets is
-    greeted again, and gets back what it had learned at the end of the last batch that it finished.
+    greeted again, and gets back what it had learned at the end of the last batch that it finished. Of several cuts the
+    devices' parts end at ``cut``; None: at the bundle's own.
 
     With ``exit`` devices answer those of their own samples themselves of which their head at the cut is surer than that, and it is
     told how many.
 
     Raises:
+        UsageError: the project has no such cut.
         DataError: the training data does not fit.
         ConfigError: nothing learns in this project, or a setting of the training breaks a rule.
         BundleError: a device holds another bundle.
         LinkError: a device cannot be opened at the start.
         OutputError: the disk is full; what was kept stays.
     """
-    bundle = bundles.load(directory)
+    bundle = bundles.load(directory, cut)
     if exit is not None:
         head_of(bundle, "--exit")
         bound_of(exit)
-    model = ServerModel(directory)
+    model = ServerModel(directory, cut=cut)
     shards = prepare_shards(training, model, len(devices)) if training else []
 
     async def answer(reply: SmashedReply) -> NDArray[np.float32]:
@@ -103,14 +106,14 @@ async def serve(
         server = await stack.enter_async_context(ServerWorker(model))
         sessions = []
         for device in devices:
-            session = await stack.enter_async_context(open_device(directory, device, on_sample=answer))
+            session = await stack.enter_async_context(open_device(directory, device, cut=cut, on_sample=answer))
             say(f"{device}: {session.hello.board.decode(errors='replace')}, bundle {bundle.hash[:16]}")
             sessions.append(session)
         if training and store:
-            loop = assemble(training.plan, server, link_devices(sessions, directory, training.plan), shards)
+            loop = assemble(training.plan, server, link_devices(sessions, directory, training.plan, bundle), shards)
             names = [member.name for member in loop.cohort.members]
             boards = {n: s.hello.board.decode(errors="replace") for n, s in zip(names, sessions, strict=True)}
-            async for event in recorded(loop, store, identity(training, devices), boards):
+            async for event in recorded(loop, store, identity(training, devices, bundle), boards):
                 if on_event:
                     on_event(event)
             say(f"training is done; tlc runs show {directory} tells of it")
@@ -121,9 +124,10 @@ async def serve(
                 tasks.create_task(_watch(session, say, exit))
 
 
-def identity(training: Training, devices: Sequence[str]) -> dict[str, Any]:
-    """What must be the same for an interrupted run to go on."""
+def identity(training: Training, devices: Sequence[str], bundle: Bundle) -> dict[str, Any]:
+    """What must be the same, beside the bundle's hash, for an interrupted run to go on."""
     return {
+        **({"cut": bundle.cut} if bundle.cuts else {}),
         "data": str(training.data.resolve()),
         "deal": training.deal,
         "alpha": training.alpha,
@@ -162,10 +166,9 @@ def prepare_shards(training: Training, server: ServerModel, count: int) -> list[
 
 
 def link_devices(
-    sessions: Sequence[Session], directory: Path, plan: Plan, *, max_norm: float = 0.0
+    sessions: Sequence[Session], directory: Path, plan: Plan, bundle: Bundle, *, max_norm: float = 0.0
 ) -> list[LinkDevice]:
     """Sessions as an algorithm's devices; those of one name are numbered."""
-    bundle = bundles.load(directory)
     told = device_steps(plan)
     found = [
         LinkDevice(session, bundle, directory, gradient=plan.settings.gradient, max_norm=max_norm, told=told)

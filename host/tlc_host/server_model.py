@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlc import bundle as bundles
-from tlc.bundle import Bundle
+from tlc.bundle import HOST_FILE, Bundle
 from tlc.errors import ConfigError, DataError
 from tlc_host.model.optimizers import Settings
 
@@ -67,23 +67,27 @@ class ServerModel:
         directory: the project that ``tlc compile`` wrote.
         trained: with the weights that ``tlc train`` left there.
         settings: how it learns; None: plain SGD.
+        cut: of several cuts the one behind which it begins; None: the bundle's own.
 
     Raises:
+        UsageError: the project has no such cut.
         BundleError: the project is damaged.
         DataError: it was not trained.
     """
 
-    def __init__(self, directory: Path, *, trained: bool = False, settings: Settings | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, trained: bool = False, settings: Settings | None = None, cut: str | None = None
+    ) -> None:
         self.directory = Path(directory)
         self.settings = settings or Settings()
-        self.bundle: Bundle = bundles.load(directory)
+        self.bundle: Bundle = bundles.load(directory, cut)
         self._onnx: bytes | None = self._read(trained) if self.bundle.split else None
         self._session: Any = None
         self._trainer: Trainer | None = None
         self._lock = threading.RLock()
 
     def _read(self, trained: bool) -> bytes:
-        path = self.directory / (TRAINED_FILE if trained else "host.onnx")
+        path = self.trained_file if trained else self.directory / self.bundle.host_file
         try:
             return path.read_bytes()
         except OSError as error:
@@ -92,6 +96,12 @@ class ServerModel:
                 where=str(path),
                 remedy="train it first: tlc train DIR --data FILE.npz",
             ) from None
+
+    @property
+    def trained_file(self) -> Path:
+        """Where ``tlc train`` leaves it."""
+        name = self.bundle.host_file
+        return self.directory / (TRAINED_FILE if name == HOST_FILE else f"{name.removesuffix('.onnx')}.trained.onnx")
 
     @_alone
     def onnx(self) -> bytes:
@@ -140,7 +150,7 @@ class ServerModel:
                 where=str(self.directory),
                 remedy="compile with another --cut",
             )
-        if not self.bundle.learned:
+        if not self.bundle.trains:
             raise ConfigError(
                 "nothing learns on the device", where=str(self.directory), remedy="compile with --train last"
             )
@@ -313,7 +323,7 @@ class ServerModel:
             quiet_tensorflow()
             from tlc_host.model.trainer import Trainer
 
-            self._trainer = Trainer(self._onnx, self.settings, str(self.directory / "host.onnx"))
+            self._trainer = Trainer(self._onnx, self.settings, str(self.directory / self.bundle.host_file))
         return self._trainer
 
     def _to_file(self, smashed: NDArray[Any]) -> Float:

@@ -117,9 +117,12 @@ class Session:
         reconnect_s: float,
         on_sample: SampleHook | None,
         on_log: Callable[[int, str], None] | None,
+        cut: int | None = None,
     ) -> None:
         self._opener = opener
         self._hash = bundle_hash
+        self._cut = cut
+        self._selects = 0
         self._link = link
         self._timeout = timeout_s
         self._reconnect = reconnect_s
@@ -161,6 +164,7 @@ class Session:
         link: Link | None = None,
         on_sample: SampleHook | None = None,
         on_log: Callable[[int, str], None] | None = None,
+        cut: int | None = None,
     ) -> Session:
         """Opens a device, begins a session and greets.
 
@@ -174,6 +178,7 @@ class Session:
             on_sample: called with the smashed data of the device's own sample; gives the network's output, (count,)
                 float32, which goes to the application's result hook. May be a coroutine function.
             on_log: called with level and text of the device's log lines; else they go to the logger ``tlc.device``.
+            cut: which of the bundle's cuts, where it has several; also after the device's resets.
 
         Raises:
             LinkError: the transport cannot be opened.
@@ -205,6 +210,7 @@ class Session:
             reconnect_s=reconnect_s,
             on_sample=on_sample,
             on_log=on_log,
+            cut=cut,
         )
         if seat is not None:
             session._seat = seat
@@ -568,6 +574,19 @@ class Session:
             tensor=tensor.tobytes(),
         )
 
+    async def select(self, cut: int) -> None:
+        """Ends the device's part at another of the bundle's cuts, now and after its resets. The forward pass that its arena
+        holds, and the gradients accumulated since the last step, are forgotten, unless it ends there already.
+
+        Args:
+            cut: its index in the bundle's list.
+
+        Raises:
+            DeviceError: status ARG when the bundle has not so many.
+        """
+        await self._ask_done(m.Cut(request=self._number(), index=cut))
+        self._cut = cut
+
     async def get_params(self) -> bytes:
         """The learned tensors, as they lie in the device's state (the bundle tells their layout)."""
         reply = await self._ask([m.GetParams(request=self._number())], m.Params)
@@ -862,8 +881,12 @@ class Session:
             self._take_welcomed()
         elif isinstance(message, m.Smashed) and message.flags & m.SmashedFlag.SAMPLE:
             self._take_sample(message)
-        elif isinstance(message, m.Error) and message.request == self._welcome and message.of == m.Welcome.TYPE:
-            self._break(DeviceError(f"refuses the welcome: {message.text.decode('utf-8', 'replace')}", where=self.name))
+        elif isinstance(message, m.Error) and (message.request, message.of) in (
+            (self._welcome, m.Welcome.TYPE),
+            (self._selects, m.Cut.TYPE),
+        ):
+            what = "welcome" if message.of == m.Welcome.TYPE else "cut"
+            self._break(DeviceError(f"refuses the {what}: {message.text.decode('utf-8', 'replace')}", where=self.name))
         else:
             self._take_answer(message)
 
@@ -905,6 +928,9 @@ class Session:
             self._fail_pending(self._reset)
         self.hello = hello
         self._token = secrets.randbelow(0xFFFFFFFF) + 1
+        if self._cut is not None:
+            self._selects = self._number()
+            self._outbox.append(m.Cut(request=self._selects, index=self._cut))
         self._welcome = self._number()
         self._outbox.append(m.Welcome(request=self._welcome, token=self._token, bundle_hash=self._hash))
 

@@ -18,7 +18,7 @@ from tlc_host.algorithms.base import BatchDone, Event, RoundDone
 from tlc_host.devices import open_device
 from tlc_host.recorder import recorded
 from tlc_host.serve import Training, assemble, fitting, identity, link_devices, prepare_shards
-from tlc_host.server_model import TRAINED_FILE, ServerModel
+from tlc_host.server_model import ServerModel
 from tlc_host.server_worker import ServerWorker
 from tlc_host.session import Session
 from tlc_host.store import Store
@@ -67,6 +67,7 @@ async def train(
     save: bool = False,
     resume: bool = False,
     max_norm: float = MAX_NORM,
+    cut: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainResult:
@@ -82,10 +83,12 @@ async def train(
         save: write what the device has learned into its journal at the end.
         resume: the host segment goes on from where the last training left it.
         max_norm: a step on the device whose mean gradient has a larger norm counts as divergence.
+        cut: of several cuts the one at which the device's part ends; None: the bundle's own.
         say: called with what a person should know.
         on_event: called after each step and each round.
 
     Raises:
+        UsageError: the project has no such cut.
         DataError: the file does not fit the network, or there is nothing to resume.
         ConfigError: nothing learns in this project, or a setting breaks a rule; the device keeps nothing, and ``save``; another
             daemon trains in this project.
@@ -94,12 +97,14 @@ async def train(
     """
     if not 0 < max_norm < math.inf:
         raise ConfigError(f"the bound must be positive, but is {max_norm}", where="--max-norm", remedy="try 1000")
-    server = ServerModel(directory, trained=resume)
+    server = ServerModel(directory, trained=resume, cut=cut)
     training = replace(training, plan=fitting(training.plan, server.bundle))
     shards = prepare_shards(training, server, 1)
     batches: list[BatchDone] = []
     rounds: list[RoundDone] = []
-    async with ServerWorker(server) as worker, open_device(directory, device) as session, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        worker = await stack.enter_async_context(ServerWorker(server))
+        session = await stack.enter_async_context(open_device(directory, device, cut=cut))
         if save:
             weights.require_journal(session)
         store = stack.enter_context(Store(directory, write=True, say=say))
@@ -107,9 +112,14 @@ async def train(
         if held and not resume and server.bundle.split:
             say(f"{device} has learned up to step {held}; the host segment begins anew (--resume goes on with both)")
         before = await weights.pull(session, server.bundle, directory)
-        (link,) = link_devices([session], directory, training.plan, max_norm=max_norm)
+        (link,) = link_devices([session], directory, training.plan, server.bundle, max_norm=max_norm)
         loop = assemble(training.plan, worker, [link], shards)
-        same = {**identity(training, [device]), "command": "train", "host": server.fingerprint, "max_norm": max_norm}
+        same = {
+            **identity(training, [device], server.bundle),
+            "command": "train",
+            "host": server.fingerprint,
+            "max_norm": max_norm,
+        }
 
         def begun() -> None:
             nonlocal first
@@ -133,7 +143,7 @@ async def train(
                 raise _diverged(f"the loss is {batches[-1].loss} at step {batches[-1].step}", session) from None
             raise _diverged(error.rule, session) from None
         learned = weights.differences(server.bundle, await weights.pull(session, server.bundle, directory), before)
-        host = _keep_host(directory, server) if server.bundle.split else None
+        host = _keep_host(server) if server.bundle.split else None
         saved = await session.save() if save else False
         journal = asdict(await session.journal())
         last = link.steps
@@ -154,10 +164,10 @@ def _diverged(how: str, session: Session) -> DeviceError:
     return error
 
 
-def _keep_host(directory: Path, server: ServerModel) -> Path:
+def _keep_host(server: ServerModel) -> Path:
     """Writes the trained host segment beside the one that it began as."""
-    path = Path(directory) / TRAINED_FILE
-    scratch = path.with_name(f".{TRAINED_FILE}.{os.getpid()}")
+    path = server.trained_file
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         scratch.write_bytes(server.onnx())
         os.replace(scratch, path)

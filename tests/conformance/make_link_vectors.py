@@ -222,6 +222,7 @@ def messages() -> list[dict[str, Any]]:
             {"loss": 1.5, "flags": 1, "ticks": 12, "gradient": struct.pack("<2f", 0.5, -2)},
             struct.pack("<fBBHQ2f", 1.5, 1, 0, 0, 12, 0.5, -2),
         ),
+        (0x37, "Cut", {"index": 2}, bytes([2, 0, 0, 0])),
         (
             0x31,
             "Journal",

@@ -144,10 +144,12 @@ def render_model(emission: Emission, bundle: Bundle, settings: Settings) -> dict
         "arrays": emission.arrays,
         "message_bytes": bundle.message_bytes,
         "bundle_hash": bundle.hash,
+        **_cuts(emission, bundle),
         **_common(settings),
     }
     if program.learned:
         context["gradient"] = _gradient(program, program.top)
+        context.setdefault("gradients", [context["gradient"]])
         context["loss_gradient"] = _gradient(program, program.loss_top)
     if graph.aux:
         context["aux"] = {"output": _edge(graph[graph.aux], program.offset(graph.aux))}
@@ -184,7 +186,7 @@ def render_application(program: Program, bundle: Bundle, settings: Settings) -> 
         "program": program,
         "bundle": bundle,
         "inputs": [_edge(graph[name], 0) for name in graph.inputs if name != graph.tail],
-        "outputs": [_edge(graph[name], 0) for name in _outputs(program)],
+        "outputs": [_edge(graph[name], 0) for name in _outputs(program, bundle)],
         "journal_slot": journal_slot_bytes(program, board),
         "partition_bytes": journal if _own_partition(board) else 0,
         "program_flash_bytes": board.memory.flash_bytes - journal if journal and not board.memory.journal_apart else 0,
@@ -312,8 +314,10 @@ def _uses_state(calls: list[CCall]) -> bool:
     return any("state" in call.text + "".join(call.before) for call in calls)
 
 
-def _outputs(program: Program) -> list[str]:
-    """What is sent after the (first) forward pass."""
+def _outputs(program: Program, bundle: Bundle | None = None) -> list[str]:
+    """What is sent after the (first) forward pass; of several cuts, at the one that the bundle names first."""
+    if bundle is not None and bundle.cuts:
+        return [bundle.outputs[0].name]
     return program.graph.sent
 
 
@@ -327,6 +331,46 @@ def _gradient(program: Program, tensor: str) -> dict[str, Any]:
         "zero_point": 0,
         "dtype": "TLC_S16" if program.learning.arithmetic == "int" else "TLC_F32",
     }
+
+
+def _cuts(emission: Emission, bundle: Bundle) -> dict[str, Any]:
+    """Where a bundle has several cuts: where each ends in the forward pass and begins in the backward pass."""
+    program = emission.program
+    names = [entry.name for entry in bundle.cuts]
+    result: dict[str, Any] = {"cuts": [], "ends": {}, "guards": []}
+    if not names:
+        return result
+    graph = program.graph
+    gradients: list[dict[str, Any]] = []
+    for index, part in enumerate(program.cuts):
+        at = len(gradients)
+        if part.learned:
+            gradients.append(_gradient(program, part.tensor))
+        result["cuts"].append(
+            {
+                "index": index,
+                "output": _edge(graph[part.tensor], program.offset(part.tensor)),
+                "layers": sum(call.layer < part.forward for call in emission.forward),
+                "gradient": at if part.learned else None,
+            }
+        )
+    result["ends"] = {cut["layers"]: cut for cut in result["cuts"][:-1]}
+    result["ends"].pop(result["cuts"][-1]["layers"], None)
+    if program.learned:
+        first = next(index for index, part in enumerate(program.cuts) if part.learned)  # nothing learns before it
+
+        def guard(index: int) -> int:
+            return index if index > first else 0
+
+        for number in range(len(emission.backward)):
+            result["guards"].append(guard(next(i for i, part in enumerate(program.cuts) if part.backward <= number)))
+        for number, update in enumerate(emission.updates):
+            update["cut"] = guard(next(i for i, part in enumerate(program.cuts) if number < part.learned))
+    chosen = names.index(bundle.cut)
+    result |= {"chosen": chosen, "gradients": gradients, "outputs": [result["cuts"][chosen]["output"]]}
+    if program.learned and not program.learning.interleaved:
+        result["accumulators"] = min(e.accumulator for e in program.learned if e.accumulator is not None)
+    return result
 
 
 def _updates(program: Program, emitter: Emitter) -> tuple[list[dict[str, Any]], list[str]]:

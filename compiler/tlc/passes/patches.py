@@ -79,9 +79,10 @@ def _candidates(program: Program, counts: Sequence[int], packed: Mapping[str, in
     """By number of strips, then of layers."""
     graph = program.graph
     taken = alive(program.buffers.values(), len(program.forward) + len(program.backward) + 1)
+    first_end = min((part.forward for part in program.cuts), default=len(program.forward))
     always = max(taken[len(program.forward) :])  # no strips change the backward pass
     for count in counts:
-        for steps in range(2, min(MOST_LAYERS, len(program.forward)) + 1):
+        for steps in range(2, min(MOST_LAYERS, first_end) + 1):
             if layer_objection(program, steps - 1):
                 break
             if objection(program, steps):

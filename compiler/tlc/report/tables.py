@@ -55,6 +55,23 @@ def show_compiled(compiled: Compiled, directory: Path) -> None:
         ["bundle", bundle.hash[:16], ""],
     ]
     table(f"{bundle.name} on {bundle.board}", ["", "", ""], rows)
+    if compiled.cuts:
+        table(
+            "cuts",
+            ["", "cut", "MACs", "instructions", "link B", "ms", "learn"],
+            [
+                [
+                    "*" if row.cut == bundle.cut else "",
+                    first_name(row.cut),
+                    f"{row.macs:,}",
+                    f"{row.instructions:,}",
+                    f"{row.link_bytes:,}",
+                    f"{1000 * row.seconds:,.1f}",
+                    f"{entry.learned} of {len(bundle.learned)}",
+                ]
+                for row, entry in zip(compiled.cuts, bundle.cuts, strict=True)
+            ],
+        )
     if compiled.training:
         show_training(compiled.training)
     for warning in compiled.warnings:

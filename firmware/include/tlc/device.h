@@ -190,6 +190,10 @@ TLC_MUST_CHECK tlc_status_t tlc_run_forward(tlc_ctx_t *ctx);
 /* Zeros for a gradient with which the backward pass begins. */
 void tlc_clear_gradient(tlc_ctx_t *ctx, const tlc_tensor_t *gradient);
 
+/* Ends the model at another of its cuts from now on: the forward pass that the arena holds, and the gradients
+ * accumulated, are forgotten, unless it ends there already. ARG: it has not so many. */
+TLC_MUST_CHECK tlc_status_t tlc_select_cut(tlc_ctx_t *ctx, uint8_t cut);
+
 /* Bytes of the arena that the gradient at the cut takes: 4 an element, or in integers 2 and the scale. */
 uint32_t tlc_gradient_room(const tlc_model_t *model);
 

@@ -42,6 +42,7 @@ typedef enum {
     TLC_MSG_TAIL = 0x34,        /* H>D bulk: what the host's part made of the smashed data, for the part behind it */
     TLC_MSG_GRADIENT = 0x35,    /* D>H bulk: d loss / d what TAIL brought */
     TLC_MSG_EXIT = 0x36,        /* H>D control: how sure the head at the cut must be of own samples; answered by DONE */
+    TLC_MSG_CUT = 0x37,         /* H>D control: where the device's part is to end from now on; answered by DONE */
 } tlc_message_type_t;
 
 typedef struct {
@@ -136,6 +137,9 @@ tlc_common_t tlc_common_get(const uint8_t *at);
 
 #define TLC_EXIT_BOUND 16u /* u16 as of FORWARD, then 2 bytes 0 */
 #define TLC_EXIT_BYTES 20u
+
+#define TLC_CUT_INDEX 16u /* u8 which of the bundle's cuts, then 3 bytes 0 */
+#define TLC_CUT_BYTES 20u
 
 #define TLC_PARAMS_OFFSET 16u /* u32 bytes; GET_PARAMS, PARAMS and SET_PARAMS alike */
 #define TLC_PARAMS_TOTAL 20u  /* u32 GET_PARAMS: bytes wanted, 0: all; else: bytes of all the tensors */

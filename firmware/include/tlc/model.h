@@ -127,6 +127,8 @@ typedef struct tlc_model {
     uint8_t output_count;
     uint8_t param_count;
     uint8_t has_velocities;         /* it can learn with momentum */
+    uint8_t cut;                    /* which of `cuts` this is */
+    uint8_t cut_count;              /* 0: the bundle has this one */
     const char *const *layer_names; /* (layer_count) */
     const tlc_tensor_t *inputs;     /* (input_count) */
     const tlc_tensor_t *outputs;    /* (output_count); outputs[0] is the smashed tensor of a split model */
@@ -147,10 +149,13 @@ typedef struct tlc_model {
      * NUMERIC: they are not finite or above the bound, and the tensors half updated. Else `step` is not looked at. */
     TLC_MUST_CHECK tlc_status_t (*backward)(tlc_ctx_t *ctx, const tlc_step_t *step);
     /* Applies the accumulated gradient, divided by the samples in it, and clears it. NULL where updates are
-     * interleaved, and for a frozen model. */
+     * interleaved, and for a frozen model. Where there are `cuts`, step NULL: only clears it. */
     TLC_MUST_CHECK tlc_status_t (*update)(tlc_ctx_t *ctx, const tlc_step_t *step);
     const tlc_tail_t *tail; /* NULL: all that the device computes comes before the host's part */
     const tlc_aux_t *aux;   /* NULL: there is no head at the cut */
+    /* (cut_count) the same network ended at other tensors, the shallowest first. All of them share inputs, params and
+     * one arena and one state of the same size; a context may go from one to another between passes. NULL: none. */
+    const struct tlc_model *const *cuts;
 } tlc_model_t;
 
 struct tlc_ctx {

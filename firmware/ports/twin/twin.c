@@ -8,8 +8,8 @@
  *   size_t   tlc_twin_bytes(void)            bytes of `memory`; align it to 16
  *   uint32_t tlc_twin_arena_bytes(void), tlc_twin_state_bytes(void), tlc_twin_param_bytes(void),
  *            tlc_twin_input_bytes(void)      all the inputs together, int8
- *            tlc_twin_output_bytes(void)     all the outputs together, int8
- *            tlc_twin_gradient_elements(void)  of the float32 gradient; 0 for a frozen model
+ *            tlc_twin_output_bytes(void)     all the outputs together, int8, at the cut where they are most
+ *            tlc_twin_gradient_elements(void)  of the float32 gradient, likewise; 0 for a frozen model
  *   void     tlc_twin_hash(uint8_t hash[32])
  *   int      tlc_twin_init(void *memory, uint32_t boot, int standalone)
  *                                            a fresh device: values from flash, no session. `boot` must differ from
@@ -24,6 +24,7 @@
  *   int      tlc_twin_dead(void *memory)     1: its power has failed; start it again
  *
  * The model, called directly (arrays: one tensor after another, in the model's order):
+ *   int tlc_twin_select(void *memory, uint8_t cut)  where it ends from now on; ARG: the bundle has not so many cuts
  *   int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs)
  *   int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count)
  *   int tlc_twin_backward(void *memory, const float *gradient, const tlc_step_t *step)
@@ -127,12 +128,28 @@ static uint32_t sum(const tlc_tensor_t *tensors, uint32_t count) {
 }
 
 static uint32_t input_bytes(void) { return sum(tlc_model.inputs, tlc_model.input_count); }
-static uint32_t output_bytes(void) { return sum(tlc_model.outputs, tlc_model.output_count); }
-static uint32_t sent_bytes(void) { /* at once: the outputs, or that of the head at the cut */
-    const uint32_t head = tlc_model.aux ? tlc_model.aux->output->elements : 0;
-    return head > output_bytes() ? head : output_bytes();
+static uint32_t gradient_at(const tlc_model_t *model) { return model->gradient ? model->gradient->elements : 0; }
+static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+static uint32_t output_bytes(void) {
+    uint32_t most = sum(tlc_model.outputs, tlc_model.output_count);
+    for (uint32_t i = 0; i < tlc_model.cut_count; i++) {
+        most = max_u32(most, sum(tlc_model.cuts[i]->outputs, tlc_model.cuts[i]->output_count));
+    }
+    return most;
 }
-static uint32_t gradient_elements(void) { return tlc_model.gradient ? tlc_model.gradient->elements : 0; }
+
+static uint32_t sent_bytes(void) { /* at once: the outputs, or that of the head at the cut */
+    return max_u32(tlc_model.aux ? tlc_model.aux->output->elements : 0, output_bytes());
+}
+
+static uint32_t gradient_elements(void) {
+    uint32_t most = gradient_at(&tlc_model);
+    for (uint32_t i = 0; i < tlc_model.cut_count; i++) {
+        most = max_u32(most, gradient_at(tlc_model.cuts[i]));
+    }
+    return most;
+}
 
 static size_t part_bytes(int part) {
     size_t message = input_bytes();
@@ -356,6 +373,13 @@ EXPORT int tlc_twin_init_flash(void *memory, uint32_t boot, int standalone, uint
     return start(memory, boot, standalone, flash, slot_bytes);
 }
 
+EXPORT int tlc_twin_select(void *memory, uint8_t cut) {
+    tlc_device_t *device = &((twin_t *)memory)->device;
+    const tlc_status_t status = tlc_select_cut(&device->ctx, cut);
+    device->config.model = device->ctx.model;
+    return (int)status;
+}
+
 EXPORT int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs) {
     tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
     for (uint32_t i = 0; i < tlc_model.input_count; i++) {
@@ -366,32 +390,35 @@ EXPORT int tlc_twin_forward(void *memory, const int8_t *inputs, int8_t *outputs)
     ctx->on_layer = NULL; /* the device's loop is not running */
     const tlc_status_t status = tlc_run_forward(ctx);
     ctx->on_layer = on_layer;
-    for (uint32_t i = 0; i < tlc_model.output_count; i++) {
-        memcpy(outputs, ctx->arena + tlc_model.outputs[i].offset, tlc_model.outputs[i].elements);
-        outputs += tlc_model.outputs[i].elements;
+    for (uint32_t i = 0; i < ctx->model->output_count; i++) {
+        memcpy(outputs, ctx->arena + ctx->model->outputs[i].offset, ctx->model->outputs[i].elements);
+        outputs += ctx->model->outputs[i].elements;
     }
     return (int)status;
 }
 
 EXPORT int tlc_twin_forward_many(void *memory, const int8_t *inputs, int8_t *outputs, size_t count) {
+    const tlc_model_t *model = ((twin_t *)memory)->device.ctx.model;
+    const uint32_t ends = sum(model->outputs, model->output_count);
     int status = TLC_OK;
     for (size_t i = 0; i < count && status == TLC_OK; i++) {
-        status = tlc_twin_forward(memory, inputs + i * input_bytes(), outputs + i * output_bytes());
+        status = tlc_twin_forward(memory, inputs + i * input_bytes(), outputs + i * ends);
     }
     return status;
 }
 
 EXPORT int tlc_twin_backward(void *memory, const float *gradient, const tlc_step_t *step) {
     tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
-    if (!tlc_model.backward || !ctx->has_forward || (!step && !tlc_model.update)) {
+    const tlc_model_t *model = ctx->model;
+    if (!model->backward || !ctx->has_forward || (!step && !model->update)) {
         return TLC_ERR_STATE;
     }
     const tlc_status_t status =
-        tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_elements());
-    if (tlc_model.aux) {
-        tlc_clear_gradient(ctx, tlc_model.aux->gradient);
+        tlc_load_gradient(ctx, TLC_F32, 1.0f, (const uint8_t *)gradient, 4u * gradient_at(model));
+    if (model->aux) {
+        tlc_clear_gradient(ctx, model->aux->gradient);
     }
-    return (int)(status == TLC_OK ? tlc_model.backward(ctx, step) : status);
+    return (int)(status == TLC_OK ? model->backward(ctx, step) : status);
 }
 
 EXPORT int tlc_twin_head(void *memory, int8_t *output) {
@@ -456,7 +483,8 @@ EXPORT int tlc_twin_tail(void *memory, const int8_t *input, int8_t *output, cons
 }
 
 EXPORT int tlc_twin_update(void *memory, const tlc_step_t *step) {
-    return (int)(tlc_model.update ? tlc_model.update(&((twin_t *)memory)->device.ctx, step) : TLC_ERR_STATE);
+    tlc_ctx_t *ctx = &((twin_t *)memory)->device.ctx;
+    return (int)(ctx->model->update ? ctx->model->update(ctx, step) : TLC_ERR_STATE);
 }
 
 EXPORT int tlc_twin_get_params(void *memory, uint8_t *bytes) {

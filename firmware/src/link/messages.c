@@ -43,6 +43,8 @@ uint32_t tlc_message_header_bytes(uint8_t type) {
         return TLC_GRADIENT_BYTES;
     case TLC_MSG_EXIT:
         return TLC_EXIT_BYTES;
+    case TLC_MSG_CUT:
+        return TLC_CUT_BYTES;
     case TLC_MSG_GET_PARAMS:
     case TLC_MSG_PARAMS:
     case TLC_MSG_SET_PARAMS:

@@ -250,6 +250,13 @@ class Algorithm(ABC):
             head_of(bundle, f"{where}: --algorithm {cls.name}")
         if not bundle.learned:
             raise ConfigError("nothing learns on the device", where=where, remedy="compile with --train last")
+        if not bundle.trains:
+            others = ", ".join(entry.name for entry in bundle.cuts if entry.learned)
+            raise ConfigError(
+                f"'{cls.name}' trains the device's part, and nothing learns before the cut at '{bundle.cut}'",
+                where=where,
+                remedy=f"take --cut {others}, or compile with --train full",
+            )
         if not bundle.split and not judges(bundle):
             raise ConfigError(
                 "the whole network is on the device, which was compiled without a loss",

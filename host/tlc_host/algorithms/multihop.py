@@ -93,7 +93,7 @@ class MultiHop(PSL):
             from tlc_host.model.trainer import Trainer
 
             model = self.server.model
-            parts = hops(model.onnx(), self.settings.hops, str(model.directory / "host.onnx"))
+            parts = hops(model.onnx(), self.settings.hops, str(model.directory / model.bundle.host_file))
             self.chain = [Trainer(part, model.settings, f"hop {number + 1}") for number, part in enumerate(parts)]
         state = self.state_of_all()
         for server in self.chain:

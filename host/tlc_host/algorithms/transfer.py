@@ -87,7 +87,7 @@ class Transfer(FedAvg):
         """R_S: (d, d)."""
         from tlc.twin import TwinLibrary
 
-        twin = TwinLibrary(self.server.model.directory).create()
+        twin = TwinLibrary(self.server.model.directory, cut=self.bundle.cut).create()
         z = twin.forward(load_shard(self.settings.source, self.bundle).inputs)[0]
         return np.cov(self.features(z), rowvar=False)
 

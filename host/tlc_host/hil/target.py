@@ -121,7 +121,9 @@ class Target:
             return line if noise is None else Noisy(line, noise, NOISE)
 
         try:
-            session = await Session.connect(opener, self.hash, name=self.board.id, timeout_s=TIMEOUT_S)
+            session = await Session.connect(
+                opener, self.hash, name=self.board.id, timeout_s=TIMEOUT_S, cut=self.bundle.cut_index
+            )
             try:
                 if self.metal and self.bundle.learned:
                     await session.reset_state()
