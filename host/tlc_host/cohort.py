@@ -719,10 +719,11 @@ class Cohort:
     async def _wait(self, tasks: Mapping[Member, asyncio.Future[Any]], needed: int) -> None:
         """Until all are done; or, after the deadline, as many as are needed."""
         waiting = set(tasks.values())
-        end = time.monotonic() + self.deadline_s if self.deadline_s else math.inf
+        now = asyncio.get_running_loop().time
+        end = now() + self.deadline_s if self.deadline_s else math.inf
         while waiting:
             good = sum(task.done() and not task.cancelled() and task.exception() is None for task in tasks.values())
-            left = end - time.monotonic()
+            left = end - now()
             if left <= 0 and good >= needed:
                 return
             timeout = None if math.isinf(left) or left <= 0 else left
