@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -50,6 +51,8 @@ from tlc_host.bench import bench
 BOARD = "qemu-m4"
 PARTS = ("peers", "ladder", "boards")
 CALIBRATION = 8
+STRIPS = 16
+"""``--patches`` of the rows with strips."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +144,12 @@ def measure(options: Options, scratch: Path, roomy: str) -> dict[str, Any]:
     result = asyncio.run(bench(scratch / "many"))
     assert result.training is not None
     cost = dataclasses.asdict(result.training)
+    report = json.loads((scratch / "one" / "report.json").read_text())
+    strips = report["patches"] or {"layers": [], "strips": 0, "recomputed_macs": 0}
     return {
+        "strips": strips["strips"],
+        "strip_layers": len(strips["layers"]),
+        "recomputed_macs": strips["recomputed_macs"],
         "macs": result.bundle.macs,
         "backward_macs": macs,
         **cost,
@@ -161,10 +169,10 @@ def measure(options: Options, scratch: Path, roomy: str) -> dict[str, Any]:
 
 
 def peers(root: Path, pack: Any, scratch: Path, arithmetic: Any = "float") -> list[dict[str, Any]]:
-    """One row a scheme."""
+    """Two rows a scheme: the first layers whole, and in strips."""
     rows = []
-    for scheme in SCHEMES.values():
-        print(f"{scheme.title} ...", file=sys.stderr)
+    for scheme, patches in itertools.product(SCHEMES.values(), ("none", str(STRIPS))):
+        print(f"{scheme.title}, --patches {patches} ...", file=sys.stderr)
         spec = spec_of(root / "models" / "peers" / scheme.updates)
         options = Options(
             root / "models" / "peers" / scheme.model,
@@ -175,6 +183,7 @@ def peers(root: Path, pack: Any, scratch: Path, arithmetic: Any = "float") -> li
             pack=pack,
             train=spec,
             train_arithmetic=arithmetic,
+            patches=patches,
         )
         rows.append({"scheme": scheme.title, **measure(options, scratch, roomy_board(scratch))})
     return rows
@@ -188,8 +197,9 @@ def peers_table(rows: Sequence[dict[str, Any]]) -> str:
         "| --- |" + " ---: |" * 12 + " --- |",
     ]
     for row in rows:
+        how = f", {row['strip_layers']} layers in {row['strips']} strips" if row["strips"] else ""
         lines.append(
-            f"| {row['scheme']}, tlc | {row['macs']:,} | {row['backward_macs']:,} | {row['forward']:,} | {row['backward']:,} "
+            f"| {row['scheme']}, tlc{how} | {row['macs']:,} | {row['backward_macs']:,} | {row['forward']:,} | {row['backward']:,} "
             f"| {row['backward'] / row['backward_macs']:.2f} | {row['update']:,} | **{row['instructions']:,}** "
             f"| {row['arena_bytes']:,} | {row['state_bytes']:,} | **{row['ram_bytes']:,}** | {row['stack_bytes']:,} "
             f"| {row['flash_bytes']:,} | `{row['board']}` |"
