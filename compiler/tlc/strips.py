@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,8 @@ class Strips:
     """By strip and node."""
     held: dict[str, tuple[Span, ...]]
     """Of each activation between these nodes, by strip: the rows that are in its buffer."""
+    known: dict[Any, Call] = field(default_factory=dict, compare=False, repr=False)
+    """Calls that were made already, also for other strips of the graph."""
 
     @property
     def steps(self) -> int:
@@ -100,17 +102,16 @@ class Strips:
         """The calls, by node and strip."""
         made: list[tuple[Call, ...]] = []
         for index in range(self.steps):
-            known: dict[Any, Call] = {}
             row = []
             for strip, parts in enumerate(self.parts):
                 (first, last), reads = parts[index].new, parts[index].reads
-                key = (last - first, reads.last - reads.first, reads.attrs)
-                if key not in known:
+                key = (index, last - first, reads.last - reads.first, reads.attrs)
+                if key not in self.known:
                     graph, node = self.single(strip, index)
                     call = REGISTRY[node.op].call(graph, node)
                     assert call is not None
-                    known[key] = call
-                row.append(known[key])
+                    self.known[key] = call
+                row.append(self.known[key])
             made.append(tuple(row))
         return tuple(made)
 
@@ -150,10 +151,11 @@ class Strips:
         return [arg.bytes for arg in call.args if isinstance(arg, Scratch)]
 
 
-def divide(graph: Graph, steps: int, count: int) -> Strips | None:
+def divide(graph: Graph, steps: int, count: int, known: dict[Any, Call] | None = None) -> Strips | None:
     """The first ``steps`` nodes in ``count`` strips, or fewer, where in one of them a layer would find nothing to do but padding.
 
-    Activations between these nodes must be read by these nodes alone. None where that leaves one strip.
+    Activations between these nodes must be read by these nodes alone. None where that leaves one strip. ``known``: of other
+    strips of this graph.
     """
     rows = graph[graph.nodes[steps - 1].output].shape[1]
     height = -(-rows // min(count, rows))
@@ -161,7 +163,7 @@ def divide(graph: Graph, steps: int, count: int) -> Strips | None:
     while len(ends) > 1:
         made = _divide(graph, steps, ends)
         if not isinstance(made, int):
-            return made
+            return made if known is None else dataclasses.replace(made, known=known)
         del ends[max(made - 1, 0)]
     return None
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tlc.errors import UsageError
+from tlc.ops.base import Call
 from tlc.passes.memory import alive
 from tlc.passes.schedule import add_strips, layer_objection, objection
 from tlc.program import Buffer, Program
@@ -81,13 +83,14 @@ def _candidates(program: Program, counts: Sequence[int], packed: Mapping[str, in
     taken = alive(program.buffers.values(), len(program.forward) + len(program.backward) + 1)
     first_end = min((part.forward for part in program.cuts), default=len(program.forward))
     always = max(taken[len(program.forward) :])  # no strips change the backward pass
+    known: dict[Any, Call] = {}
     for count in counts:
         for steps in range(2, min(MOST_LAYERS, first_end) + 1):
             if layer_objection(program, steps - 1):
                 break
             if objection(program, steps):
                 continue
-            strips = divide(graph, steps, count)
+            strips = divide(graph, steps, count, known)
             if strips is None or not strips.is_uniform:
                 continue
             bound = max(_most_alive(program, strips, packed), *taken[steps:])
