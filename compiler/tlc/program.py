@@ -53,6 +53,7 @@ class Buffer:
     last: int
     offset: int = -1
     shares: str | None = None  # lies where that buffer lies (an alias, or an operation in place)
+    into: int = 0  # so many bytes behind the beginning of what it shares
     over: str | None = None  # begins where that buffer, no smaller, does, which dies in the step that computes this one
 
 
@@ -139,7 +140,7 @@ class Program:
     def offset(self, name: str) -> int:
         """Where in the arena a buffer lies."""
         buffer = self.buffers[name]
-        return self.offset(buffer.shares) if buffer.shares else buffer.offset
+        return self.offset(buffer.shares) + buffer.into if buffer.shares else buffer.offset
 
     @property
     def loss_top(self) -> str:

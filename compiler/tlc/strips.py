@@ -85,6 +85,19 @@ class Strips:
         """Where in its buffer a row lies."""
         return row - self.held[tensor][strip][0] if tensor in self.held else row
 
+    def ahead(self, tensor: str) -> int | None:
+        """By how many bytes an input must lie behind the beginning of the output, so that this never reaches rows of it that are
+        still to be read; None: no distance does."""
+        if tensor in self.nodes[-1].inputs:
+            return None
+        most = 0
+        for strip in range(1, self.count):
+            pairs = zip(self.nodes, self.parts[strip], strict=True)
+            first = min(part.reads.first for node, part in pairs if tensor in node.inputs)
+            written = self.parts[strip - 1][-1].new[1] * self.row_bytes(self.output)
+            most = max(most, written - first * self.row_bytes(tensor))
+        return most
+
     def single(self, strip: int, index: int) -> tuple[Graph, Node]:
         """A graph with one node alone, on the rows of a strip."""
         node, part = self.graph.nodes[index], self.parts[strip][index]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,14 @@ def numbers(graph: Graph, count: int = 1) -> NDArray[np.int8]:
 
 
 def in_strips(strips: Strips, x: NDArray[np.int8]) -> tuple[NDArray[np.int8], int]:
-    """What the last layer gives, from buffers that hold what the table says; and how many rows were computed."""
+    """What the last layer gives, from buffers that hold what the table says, over the input that it follows; and how many rows
+    were computed."""
     graph, computed = strips.graph, 0
-    whole = np.zeros(graph[strips.output].shape, np.int8)
+    ahead, shape = strips.ahead(graph.inputs[0]), graph[strips.output].shape
+    assert ahead is not None
+    frame = np.zeros(max(ahead + x.nbytes, graph[strips.output].bytes), np.int8)
+    frame[ahead : ahead + x.nbytes] = x.ravel()
+    x, whole = frame[ahead : ahead + x.nbytes].reshape(x.shape), frame[: graph[strips.output].bytes].reshape(shape)
     buffers: dict[str, NDArray[np.int8]] = {}
     for strip in range(strips.count):
         for index, part in enumerate(strips.parts[strip]):
@@ -135,6 +141,24 @@ def test_what_is_left_is_smaller(graph: Graph) -> None:
     assert fewest(program, 0, place, {}).arena_bytes <= made.arena_bytes
 
 
+def test_what_comes_out_never_reaches_what_is_still_read(graph: Graph) -> None:
+    name = graph.inputs[0]
+    for count in (2, 3, 5, 64):
+        strips = divide(graph, 5, count)
+        assert strips is not None
+        ahead = strips.ahead(name)
+        assert ahead is not None and ahead > 0  # the output has more bytes a row
+        rests = []
+        for strip in range(strips.count - 1):
+            read = min(parts[0].reads.first for parts in strips.parts[strip + 1 :]) * strips.row_bytes(name)
+            rests.append(ahead + read - strips.parts[strip][-1].new[1] * strips.row_bytes(strips.output))
+        assert min(rests) == 0
+    skipping = graph.copy()
+    skipping.nodes[4].inputs[1] = name
+    strips = divide(graph, 5, 4)
+    assert strips is not None and dataclasses.replace(strips, graph=skipping).ahead(name) is None
+
+
 def test_what_the_backward_pass_reads_is_whole(graph: Graph) -> None:
     first = next(node for node in graph.nodes if node.op == "depthwise_conv2d")
     plan = differentiate(graph, parse_spec(graph, first.inputs[1]))
@@ -178,6 +202,10 @@ def test_the_c_is_the_same(files: Path, pack: Any) -> None:
     assert report["strips"] == report["patches"]["strips"] == made[1].strips
     assert report["patches"]["recomputed_macs"] == 0
     assert all(row["bytes"] < row["whole"] for row in report["patches"]["between"].values())
+    places = {row["name"]: row for row in report["buffers"]}  # what comes out follows over what has been read
+    (frame,) = (row for name, row in places.items() if name.startswith("input and "))
+    ahead = places["input"]["offset"] - frame["offset"]
+    assert 0 <= ahead < 0.3 * places["input"]["bytes"] and frame["bytes"] == ahead + places["input"]["bytes"]
 
 
 @pytest.mark.parametrize("batch", ["many", "1"])

@@ -102,7 +102,7 @@ def _candidates(program: Program, counts: Sequence[int], packed: Mapping[str, in
 def _most_alive(program: Program, strips: Strips, packed: Mapping[str, int]) -> int:
     """The most bytes that are alive at once while the strips run."""
     graph, end = program.graph, strips.steps - 1
-    made = Program(graph, program.forward, folded=program.folded)
+    made = Program(graph, program.forward, program.backward, folded=program.folded)
     made.buffers = {name: Buffer(name, graph[name].bytes, 0, end) for name in graph.inputs if name != graph.tail}
     add_strips(made, strips, packed)
     return max(alive(made.buffers.values(), strips.steps))

@@ -327,13 +327,14 @@ def add_strips(program: Program, strips: Strips, packed: Mapping[str, int]) -> N
     """The buffers of the steps that are computed a strip at a time: of what lies between them some rows; whole and alive in all
     of them are what they read of the graph's inputs, what the last one computes, and what is kept from strip to strip."""
     graph, buffers, end = program.graph, program.buffers, strips.steps - 1
+    frame = _add_frame(program, strips)
     for number, step in enumerate(program.forward[: strips.steps]):
         node = step.node
         for name in graph.activations(node):
             _touch(buffers, name, number if name in strips.held else end)
         tensor = node.output
         if number == end:
-            buffers[tensor] = Buffer(tensor, graph[tensor].bytes, 0, end)
+            buffers[tensor] = Buffer(tensor, graph[tensor].bytes, end if frame else 0, end, over=frame)
         else:
             buffer = buffers[tensor] = Buffer(tensor, strips.held_bytes(tensor), number, number)
             source = buffers[_root(buffers, node.inputs[0])]
@@ -346,6 +347,27 @@ def add_strips(program: Program, strips: Strips, packed: Mapping[str, int]) -> N
                 name = kept_name(tensor)
                 buffers[name] = Buffer(name, strips.kept_bytes(tensor), 0, end)
         _add_scratch(program, replace(step, call=strips.call(number)), number, packed)
+
+
+def _add_frame(program: Program, strips: Strips) -> str | None:
+    """A place for an input and, from the same beginning on, what the strips compute, which follows them over the rows of the input
+    that they have read; None where the input is read again, or would be overtaken."""
+    graph, buffers = program.graph, program.buffers
+    again = {name for node in graph.nodes[strips.steps :] for name in node.inputs}
+    for step in program.backward:
+        again |= {arg.tensor for arg in (step.call.args if step.call else ()) if isinstance(arg, Address)}
+    names = {name for node in strips.nodes for name in node.inputs if name in graph.inputs} - again - {*graph.outputs}
+    name = max(sorted(names), key=lambda name: graph[name].bytes, default=None)
+    ahead = None if name is None else strips.ahead(name)
+    if name is None or ahead is None:
+        return None
+    into = align(ahead)
+    if into + graph[name].bytes < graph[strips.output].bytes:
+        return None
+    frame = f"{name} and {strips.output}"
+    buffers[frame] = Buffer(frame, into + graph[name].bytes, 0, 0)
+    buffers[name].shares, buffers[name].into = frame, into
+    return frame
 
 
 def _last_use(program: Program, name: str) -> int:
@@ -388,4 +410,4 @@ def _add_scratch(program: Program, step: Step, number: int, packed: Mapping[str,
 def _check_shares(program: Program) -> None:
     for buffer in program.buffers.values():
         if buffer.shares:
-            assert program.buffers[buffer.shares].bytes == buffer.bytes, buffer
+            assert program.buffers[buffer.shares].bytes == buffer.into + buffer.bytes, buffer
