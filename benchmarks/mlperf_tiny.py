@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The int8 models of MLPerf Tiny, unsplit, on an emulated board: ``tlc bench`` beside TFLite Micro with CMSIS-NN.
 
-    TLC_DATA=... python benchmarks/mlperf_tiny.py [MODEL ...] [--board qemu-m4] [--pack auto|size|none] [--json]
+    TLC_DATA=... python benchmarks/mlperf_tiny.py [MODEL ...] [--board qemu-m4] [--pack auto|size|none] [--patches N] [--json]
 
 Each is compiled with ``--cut none`` from ``models/mlperf_tiny/<MODEL>_int8.tflite`` in ``TLC_DATA``, built and booted. Prints a
 Markdown table. TFLite Micro's figures were measured once, on the same emulated Cortex-M4F: see :data:`PEER`.
@@ -47,12 +47,12 @@ PEER = {
 """QEMU mps2-an386 under ``-icount shift=0``, arm-none-eabi-gcc 12.2."""
 
 
-def measure(name: str, root: Path, board: str, pack: Any) -> dict[str, Any]:
+def measure(name: str, root: Path, board: str, pack: Any, patches: str = "auto") -> dict[str, Any]:
     """``tlc bench`` of one model."""
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "project"
         model = root / "models" / "mlperf_tiny" / f"{name}_int8.tflite"
-        compile_model(Options(model, board, out, cut="none", pack=pack))
+        compile_model(Options(model, board, out, cut="none", pack=pack, patches=patches))
         return {"model": name, "board": board, "pack": pack, **asyncio.run(bench(out)).to_json()}
 
 
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(PEER)}; all without")
     parser.add_argument("--board", default=BOARD)
     parser.add_argument("--pack", default="auto", choices=["auto", "size", "none"])
+    parser.add_argument("--patches", default="auto", help="as of tlc compile: auto, none, or a number of strips")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     root = os.environ.get("TLC_DATA")
@@ -95,7 +96,7 @@ def main() -> None:
     rows = []
     for name in options.models or PEER:
         print(f"{name} ...", file=sys.stderr)
-        rows.append(measure(name, Path(root), options.board, options.pack))
+        rows.append(measure(name, Path(root), options.board, options.pack, options.patches))
     print(json.dumps(rows) if options.json else table(rows))
 
 
