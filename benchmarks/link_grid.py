@@ -12,11 +12,13 @@ messages of 1 to 3,000 bytes on two streams.
 2.4; Lin, Costello and Miller, "Automatic-repeat-request error-control schemes", IEEE Communications Magazine 22(12), 1984).
 A frame with f bytes of payload takes w = f + 28 + 4 bytes, COBS and the delimiter, and arrives with
 P = (1 - loss) (1 - bit errors)^(8 w). With no limit on the window P f / w of the line would be payload. For a window of W frames
-of which none may be 32 above the oldest there is no closed form, so an ideal sender is simulated: it knows of every frame T after
-it began to send it whether it arrived, sends at once again what did not, and nothing in vain. T is what the line needs: the
-frame's own time, twice the delay, and, as both directions are busy and frames with acknowledgements are lost, too, half a frame's
-wait and 1 / P frames. W is the window without the frames that tensors leave free for the other streams. The bound is that of
-the best f among those that the link chooses from.
+of which none may be 32 above the oldest there is no closed form, so an ideal sender is simulated. It knows the line's rate and
+delay; it learns what became of its frames from the other direction's, which are as long, follow each other without a
+gap and are lost, too: one that arrives tells of all that had arrived when it began. What is known to be lost goes again at
+once. When the window is full it waits, or repeats the frame of whose copies fewest are undecided (Bruneel and Moeneclaey, "On the
+throughput performance of some continuous ARQ strategies with repeated transmissions", IEEE Transactions on Communications
+34(3), 1986): the better of the two counts. W is the window without the frames that tensors leave free for the other streams.
+The bound is that of the best f among those that the link chooses from.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ RESERVED = {2: 0, 4: 1, 8: 2, 32: 2}  # frames of a window that tensors leave fr
 MIN_FRAGMENT = 128
 LIMIT_MS = 1e9
 SPAN = 32
-IDEAL_FRAMES = 40_000
+IDEAL_FRAMES = 5_000
+IDEAL_RUNS = 8
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class Result:
         return self.goodput / self.bound if self.bound else 0.0
 
 
-LINKS = {"small": (2, 128), "middle": (8, 256), "large": (32, 1024)}
+LINKS = {"small": (2, 128), "middle": (8, 256), "large": (32, 1024), "wide": (32, 4096)}
 FAULTS: dict[str, dict[str, float]] = {
     "none": {},
     **{f"loss {p:.0%}": {"loss": p} for p in (0.01, 0.1, 0.2, 0.3)},
@@ -128,38 +131,54 @@ def wire(count: int) -> int:
     return body + body // 254 + 2
 
 
-def ideal(arrives: float, away: float, window: int) -> float:
+def ideal(arrives: float, delay: float, window: int, *, repeats: bool = False) -> float:
     """Share of the line's time in which an ideal sender's frames arrive for the first time.
 
     Args:
-        arrives: probability of a frame.
-        away: frames' times until it is known whether one did.
-        window: frames that may be on their way.
+        arrives: probability of a frame, either way.
+        delay: frames' times from a frame's end to its arrival.
+        window: frames that may be unacknowledged.
+        repeats: when the window is full, instead of waiting.
     """
-    rng = random.Random(1)
-    told: deque[tuple[float, int, bool]] = deque()  # when, which frame, whether it arrived
+    return sum(_ideal(arrives, delay, window, repeats, seed) for seed in range(IDEAL_RUNS)) / IDEAL_RUNS
+
+
+def _ideal(arrives: float, delay: float, window: int, repeats: bool, seed: int) -> float:
+    rng = random.Random(seed)
+    fate: deque[tuple[float, int, bool]] = deque()  # when it is decided, which frame, whether it arrived
     again: deque[int] = deque()
-    waiting: dict[int, None] = {}  # unacknowledged, in order
+    waiting: dict[int, int] = {}  # unacknowledged, in order, and copies undecided
+    sent: dict[int, float] = {}
     following = delivered = 0
-    now = 0.0
+    now, told = 0.0, rng.random()  # when the next frame of the other direction begins
     while now < IDEAL_FRAMES:
-        while told and told[0][0] <= now:
-            _, frame, arrived = told.popleft()
-            if arrived:
-                del waiting[frame]
-                delivered += 1
-            else:
-                again.append(frame)
+        while told + 1 + delay <= now:
+            if rng.random() < arrives:
+                while fate and fate[0][0] <= told:
+                    _, frame, arrived = fate.popleft()
+                    if frame not in waiting:
+                        continue
+                    waiting[frame] -= 1
+                    if arrived:
+                        del waiting[frame]
+                        delivered += 1
+                    elif waiting[frame] == 0:
+                        again.append(frame)
+            told += 1
         if again:
             frame = again.popleft()
         elif len(waiting) < window and (not waiting or following - next(iter(waiting)) < SPAN):
             frame = following
-            waiting[frame] = None
+            waiting[frame] = 0
             following += 1
+        elif repeats:
+            frame = min(waiting, key=lambda frame: (waiting[frame], sent[frame]))
         else:
-            now = told[0][0]
+            now = told + 1 + delay
             continue
-        told.append((now + away, frame, rng.random() < arrives))
+        waiting[frame] += 1
+        sent[frame] = now
+        fate.append((now + 1 + delay, frame, rng.random() < arrives))
         now += 1
     return delivered / now
 
@@ -173,8 +192,8 @@ def bound(cell: Cell) -> float:
         parts = -(-cell.size // fragment)
         size = sum(wire(min(fragment, cell.size - at)) for at in range(0, cell.size, fragment)) / parts
         arrives = (1 - loss) * (1 - error) ** (8 * size)
-        away = 1.5 + 1 / arrives + 2 * cell.delay_ms * cell.rate / 1000 / size
-        share = ideal(arrives, away, cell.window - RESERVED[cell.window])
+        delay = cell.delay_ms * cell.rate / 1000 / size
+        share = max(ideal(arrives, delay, cell.window - RESERVED[cell.window], repeats=r) for r in (False, True))
         best = max(best, share * cell.size / parts / size)
         fragment //= 2
     return best

@@ -30,7 +30,7 @@ LINK_OVERHEAD = 48
 """Header, checksum, framing and message head that go with one tensor, bytes; PROTOCOL.md has the exact count."""
 
 
-DEVICE_BYTES = {4: 1280, 8: 1536}
+DEVICE_BYTES = {4: 1344, 8: 1536}
 """``sizeof(tlc_device_t)`` by the size of a pointer, rounded up to 64 bytes; the generated main.c does not compile where
 it is more."""
 

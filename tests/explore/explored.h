@@ -75,6 +75,9 @@ static inline void normalize(tlc_link_t *link) {
     memset(link->arrived, 0xFF, sizeof link->arrived);
     memset(link->seen, 0, sizeof link->seen);
     link->arm = link->probe = link->have_rtt = link->backoff = 0;
+    link->lossy = link->reordered = 64; /* the line counts as one that loses frames and brings them in any order */
+    link->hail = link->is_shut = link->epoch_frames = 0;
+    link->shut_ms = link->epoch_ms = link->epoch_shut_ms = link->epoch_bytes = link->idle_bytes = link->least_ms = 0;
     link->srtt8 = link->rttvar4 = 0;
     bool waiting = false;
     for (uint32_t i = 0; i < link->config.window; i++) {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tlc_host.link import Link
-from tlc_host.link.endpoint import ARMS, Counters
+from tlc_host.link.endpoint import ARMS, REMEMBER, Counters
 from tlc_host.link.frame import encode, parse
 
 copyreg.pickle(memoryview, lambda view: (memoryview, (bytes(view),)))
@@ -185,6 +185,9 @@ def normalize(link: Link) -> None:
     session.ack_pending = min(session.ack_pending, 2)
     session.srtt, session.rttvar, session.backoff = None, 0.0, 0
     session.arrived, session.seen, session.arm, session.probe = [1.0] * ARMS, [0] * ARMS, 0, 0
+    session.lossy = session.reordered = REMEMBER
+    session.hail, session.shut_ms, session.idle_bytes, session.least_ms = False, None, 0, 0.0
+    session.epoch_ms, session.epoch_shut_ms, session.epoch_bytes, session.epoch_frames = 0.0, 0.0, 0, 0
     for sent in session.sent.values():
         sent.sent_ms = _past(sent.sent_ms)
         sent.tries = min(sent.tries, 2)

@@ -46,6 +46,7 @@ def test_a_host_that_takes_what_came_twice_is_found(tmp_path: Path, monkeypatch:
 
 def test_a_host_that_never_asks_again_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Link, "_find_lost", lambda self, session, now: None)
+    monkeypatch.setattr(Link, "_overdue", lambda self, session, now: None)
     library = build(tmp_path, "explored_link", ["src/link/*.c"])
     found = explore(LinkWorld(library, CASES["one message, loss"]))
     assert found.broken == "without faults it never comes to the goal"

@@ -34,7 +34,10 @@ def test_goodput_is_near_the_bound(library: Any, line: str, loss: float, error: 
 
 
 def test_the_ideal_sender() -> None:
-    assert grid.ideal(1.0, 3.0, 30) == pytest.approx(1.0, abs=0.01)
-    assert grid.ideal(0.7, 3.0, 30) == pytest.approx(0.7, abs=0.02)
-    assert grid.ideal(1.0, 8.0, 4) == pytest.approx(0.5, abs=0.01)  # four frames in eight frames' times
+    assert grid.ideal(1.0, 0.5, 30) == pytest.approx(1.0, abs=0.01)
+    assert grid.ideal(0.7, 0.5, 30) == pytest.approx(0.7, abs=0.02)
+    assert grid.ideal(1.0, 3.0, 4) == pytest.approx(
+        4 / 8.5, abs=0.04
+    )  # its time, twice the delay, a wait, the report's
     assert grid.ideal(0.3, 20.0, 30) < 0.25  # one that is lost again and again holds all others up
+    assert grid.ideal(0.7, 0.1, 3, repeats=True) > grid.ideal(0.7, 0.1, 3) + 0.02  # it would wait

@@ -213,7 +213,15 @@ typedef struct {
     uint8_t probe;                   /* new bulk frames since the last one of a larger size */
     uint8_t have_rtt;
     uint8_t backoff;
-    uint8_t blocked; /* a bulk message waits for credit */
+    uint8_t hail;    /* say something short: nothing is heard any more */
+    uint8_t is_shut; /* since shut_ms a tensor waits because the window is full */
+    uint8_t epoch_frames;
+    uint32_t shut_ms, epoch_ms, epoch_shut_ms, epoch_bytes; /* of the last frames: when, of that shut, what was sent */
+    uint32_t idle_bytes;                                    /* of the line that pass unused with each frame */
+    uint32_t least_ms;                                      /* shortest round trip of the session */
+    uint8_t lossy;     /* acknowledged frames for which it counts as a line that loses some */
+    uint8_t reordered; /* ... and as one on which frames overtake others */
+    uint8_t blocked;   /* a bulk message waits for credit */
 
     tlc_link_incoming_t incoming[TLC_LINK_INCOMING];
     uint8_t control[TLC_LINK_CONTROL_BYTES];

@@ -18,11 +18,15 @@
 #define HEARD_BACKOFF 1 /* while the peer is heard: the line loses frames, but is neither dead nor stalled */
 #define GAP_MS 1000u    /* not polled for so long: the caller was busy, which is no silence of the host's */
 #define REORDER 3       /* frames sent later that must be acknowledged before one counts as lost */
+#define REMEMBER 64u    /* frames acknowledged for which a loss, or that frames overtook another, is remembered */
 #define ACCEPT_TRIES 8u
-#define WIDE 8u            /* a window of so many frames or more */
-#define MOST_SEEN 62u      /* outcomes that a share of arrivals is the mean of, and */
-#define PROBE_SEEN 14u     /* ... of a size that is only tried: a changed line is to be noticed */
-#define PROBE_EVERY 16u    /* new bulk frames for one of the next larger size */
+#define WIDE 8u           /* a window of so many frames or more */
+#define MOST_SEEN 126u    /* outcomes that a share of arrivals is the mean of, and */
+#define PROBE_SEEN 30u    /* ... of a size that is only tried: a changed line is to be noticed */
+#define PROBE_EVERY 32u   /* new bulk frames for one of the next larger size */
+#define FIRST_BYTES 1024u /* a session begins with frames of medium size: large ones have to prove themselves */
+#define EPOCH 32u         /* frames over which the line's idle time is measured */
+#define LONG_EPOCH_MS 60000u
 #define FRAME_OVERHEAD 40u /* bytes on the wire beside a frame's payload */
 #define SPAN 32            /* sequence numbers between the oldest unacknowledged frame and the newest */
 
@@ -97,6 +101,15 @@ static void forget_session(tlc_link_t *link) {
     link->probe = 0;
     link->have_rtt = 0;
     link->backoff = 0;
+    link->lossy = 0;
+    link->hail = 0;
+    link->is_shut = 0;
+    link->epoch_frames = 0;
+    link->epoch_bytes = 0;
+    link->epoch_shut_ms = 0;
+    link->idle_bytes = 0;
+    link->least_ms = UINT32_MAX / 2u;
+    link->reordered = 0;
     link->blocked = 0;
     link->control_count = 0;
     link->control_taken = 0;
@@ -111,6 +124,12 @@ static void forget_session(tlc_link_t *link) {
     link->told_busy = 0;
 }
 
+static uint32_t arm_bytes(const tlc_link_t *link, uint32_t arm) {
+    const uint32_t most = link->config.fragment < link->peer.fragment ? link->config.fragment : link->peer.fragment;
+    const uint32_t bytes = most >> arm;
+    return bytes < TLC_LINK_MIN_FRAGMENT ? TLC_LINK_MIN_FRAGMENT : bytes;
+}
+
 static void begin_session(tlc_link_t *link, uint32_t now) {
     forget_session(link);
     link->peer = link->pending;
@@ -119,6 +138,10 @@ static void begin_session(tlc_link_t *link, uint32_t now) {
     link->heard_ms = now;
     link->said_ms = now;
     link->progress_ms = now;
+    link->epoch_ms = now;
+    while (arm_bytes(link, link->arm) > FIRST_BYTES) {
+        link->arm++;
+    }
     link->ack_now = 1;
     link->counters.sessions++;
 }
@@ -287,14 +310,8 @@ static uint32_t rto(const tlc_link_t *link) {
 
 /* ---- the fragment size (section 7): the one that brings most bytes across ---- */
 
-static uint32_t arm_bytes(const tlc_link_t *link, uint32_t arm) {
-    const uint32_t most = link->config.fragment < link->peer.fragment ? link->config.fragment : link->peer.fragment;
-    const uint32_t bytes = most >> arm;
-    return bytes < TLC_LINK_MIN_FRAGMENT ? TLC_LINK_MIN_FRAGMENT : bytes;
-}
-
-/* Every size is believed perfect until it was tried. What comes across of a small one is no less than of a large one;
- * that a larger one has become better is found out by trying it with a frame now and then (next_arm). */
+/* A smaller size is believed perfect until it was tried. What comes across of a small one is no less than of a large
+ * one; that a larger one has become better is found out by trying it with a frame now and then (next_arm). */
 static void note_outcome(tlc_link_t *link, const tlc_link_slot_t *slot, bool arrived) {
     if (slot->bytes <= arm_bytes(link, slot->arm) / 2u) {
         return; /* a message's short end says nothing of its size */
@@ -305,7 +322,7 @@ static void note_outcome(tlc_link_t *link, const tlc_link_slot_t *slot, bool arr
     uint32_t share = link->arrived[slot->arm];
     share = arrived ? share + (65535u - share) / (weight + 2u) : share - share / (weight + 2u);
     link->arrived[slot->arm] = (uint16_t)share;
-    uint32_t best = 0;
+    uint32_t best = 0, chosen = link->arm;
     for (uint32_t arm = 0; arm < TLC_LINK_ARMS; arm++) {
         if (arm > slot->arm && link->arrived[arm] < share) {
             link->arrived[arm] = (uint16_t)share;
@@ -314,12 +331,16 @@ static void note_outcome(tlc_link_t *link, const tlc_link_slot_t *slot, bool arr
         if (arm && bytes == arm_bytes(link, arm - 1u)) {
             break; /* there is no smaller one */
         }
-        const uint32_t score = link->arrived[arm] * bytes / (bytes + FRAME_OVERHEAD);
-        if (score > best) {
+        if (arm < link->arm && !link->seen[arm]) {
+            continue; /* a larger one has to be tried first */
+        }
+        const uint32_t score = link->arrived[arm] * bytes / (bytes + FRAME_OVERHEAD + link->idle_bytes);
+        if (score > best + best / 16u) { /* not for nothing: shares are estimates */
             best = score;
-            link->arm = (uint8_t)arm;
+            chosen = arm;
         }
     }
+    link->arm = (uint8_t)chosen;
 }
 
 /* A larger size is tried on a frame that is long enough to tell something of it. */
@@ -338,21 +359,24 @@ static uint8_t next_arm(tlc_link_t *link, uint32_t left) {
     return (uint8_t)(link->arm - 1u);
 }
 
-/* A time-out may be a pause of the line's or the host's, for which the fragment size is not to pay. But in a small
- * window few lost frames are overtaken. */
-static void time_out(tlc_link_t *link, tlc_link_slot_t *slot) {
-    if (link->config.window < WIDE) {
+/* A time-out may be a pause of the line's or the host's, for which the fragment size is not to pay: then nothing was
+ * `heard`. But in a small window few lost frames are overtaken. */
+static void time_out(tlc_link_t *link, tlc_link_slot_t *slot, bool heard) {
+    if (link->config.window < WIDE || heard) {
         note_outcome(link, slot, false);
     }
     slot->lost = 1;
     slot->late = 1;
 }
 
+/* Milliseconds after which a frame's acknowledgement is overdue. */
+static uint32_t patience_of(const tlc_link_t *link) { return (link->srtt8 >> 3) + (link->srtt8 >> 6) + 2u; }
+
 /* Marks what is lost (section 7): overtaken by later frames, or too old. Returns the frames unacknowledged. */
 static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
     tlc_link_slot_t *oldest[2] = {NULL, NULL};
     uint32_t count = 0;
-    const uint32_t patience = (link->srtt8 >> 3) + (link->srtt8 >> 6) + 2u;
+    const uint32_t patience = patience_of(link);
     for (uint32_t i = 0; i < link->config.window; i++) {
         tlc_link_slot_t *slot = &link->slots[i];
         if (!slot->tries) {
@@ -364,8 +388,9 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
         }
         if (link->any_acked) {
             const int32_t overtaken = before16(link->acked_counter, slot->counter);
-            if (overtaken >= REORDER || (overtaken > 0 && now - slot->sent_ms >= patience)) {
+            if (overtaken >= REORDER || (overtaken > 0 && (!link->reordered || now - slot->sent_ms >= patience))) {
                 slot->lost = 1;
+                link->lossy = REMEMBER;
                 note_outcome(link, slot, false);
                 continue;
             }
@@ -383,19 +408,54 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
             base = link->progress_ms;
         }
         if (is_due(now, base + rto(link))) {
-            time_out(link, oldest[0]);
-            if (oldest[1]) {
-                time_out(link, oldest[1]); /* two probes: one may be lost again */
+            const bool heard = (int32_t)(link->heard_ms - base) > 0;
+            time_out(link, oldest[0], heard);
+            if (oldest[1] && !link->lossy) {
+                time_out(link, oldest[1], heard); /* two probes: one may be lost again */
             }
-            const uint8_t most = (int32_t)(link->heard_ms - base) > 0 ? HEARD_BACKOFF : MAX_BACKOFF;
+            const uint8_t most = heard ? HEARD_BACKOFF : MAX_BACKOFF;
             link->progress_ms = now;
+            link->hail = link->backoff > HEARD_BACKOFF; /* by frames that are shorter, if these cannot come through */
             link->backoff = (uint8_t)(link->backoff < most ? link->backoff + 1 : most);
         }
     }
     return count;
 }
 
-static tlc_link_outgoing_t *next_message(tlc_link_t *link, uint32_t in_flight) {
+/* Nothing new may be sent: on a line that loses frames better the oldest once more than nothing. NULL: it is not due.
+ */
+static tlc_link_slot_t *overdue(tlc_link_t *link, uint32_t now) {
+    if (!link->lossy || now - link->heard_ms > rto(link)) {
+        return NULL;
+    }
+    tlc_link_slot_t *oldest = NULL;
+    for (uint32_t i = 0; i < link->config.window; i++) {
+        tlc_link_slot_t *slot = &link->slots[i];
+        if (slot->tries && (!oldest || before16(slot->counter, oldest->counter) < 0)) {
+            oldest = slot;
+        }
+    }
+    if (!oldest) {
+        return NULL;
+    }
+    const uint32_t patience = patience_of(link);
+    if ((int32_t)(link->heard_ms - oldest->sent_ms) >= (int32_t)patience) { /* the host would have told of it */
+        note_outcome(link, oldest, false);
+    } else if (now - oldest->sent_ms < patience + link->rttvar4 / 4u) {
+        return NULL;
+    }
+    oldest->late = 1;
+    return oldest;
+}
+
+static void shut(tlc_link_t *link, uint32_t now) {
+    if (!link->is_shut) {
+        link->is_shut = 1;
+        link->shut_ms = now;
+    }
+}
+
+static tlc_link_outgoing_t *next_message(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
     static const uint8_t rank[TLC_STREAM_COUNT] = {0, 2, 1};
     tlc_link_outgoing_t *best = NULL;
     for (uint32_t i = 0; i < TLC_LINK_OUTGOING; i++) {
@@ -414,6 +474,7 @@ static tlc_link_outgoing_t *next_message(tlc_link_t *link, uint32_t in_flight) {
     }
     const uint32_t reserved = link->config.window >= WIDE ? 2u : link->config.window > 2; /* for the other streams */
     if (in_flight + reserved >= link->config.window) {
+        shut(link, now);
         return NULL;
     }
     if (best->next == 0) {
@@ -424,6 +485,30 @@ static tlc_link_outgoing_t *next_message(tlc_link_t *link, uint32_t in_flight) {
         }
     }
     return best;
+}
+
+/* How long the line stays idle with each frame because the window is full, as bytes of the line. A round trip well
+ * above the least one is a queue before the line: then it is not idle. */
+static void note_sent(tlc_link_t *link, uint32_t now, const tlc_link_slot_t *slot) {
+    if (link->is_shut) {
+        link->epoch_shut_ms += now - link->shut_ms;
+        link->is_shut = 0;
+    }
+    link->epoch_bytes += slot->bytes + FRAME_OVERHEAD;
+    if (++link->epoch_frames < EPOCH) {
+        return;
+    }
+    const uint32_t elapsed = now - link->epoch_ms;
+    uint32_t idle = 0;
+    if (elapsed && elapsed < LONG_EPOCH_MS && (link->srtt8 >> 3) < link->least_ms + link->least_ms / 2u) {
+        const uint32_t shut_ms = min_u32(link->epoch_shut_ms, elapsed - (elapsed + 7u) / 8u);
+        idle = link->epoch_bytes / EPOCH * shut_ms / (elapsed - shut_ms);
+    }
+    link->idle_bytes = (link->idle_bytes + idle) / 2u;
+    link->epoch_ms = now;
+    link->epoch_shut_ms = 0;
+    link->epoch_bytes = 0;
+    link->epoch_frames = 0;
 }
 
 static size_t send_new(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
@@ -437,10 +522,11 @@ static size_t send_new(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
         if (!slot->tries) {
             free_slot = slot;
         } else if (before16(link->send_sequence, slot->sequence) >= SPAN) {
+            shut(link, now);
             return 0; /* the host could not name it in its bitmap */
         }
     }
-    tlc_link_outgoing_t *message = next_message(link, in_flight);
+    tlc_link_outgoing_t *message = next_message(link, now, in_flight);
     if (!message || !free_slot) {
         return 0;
     }
@@ -459,6 +545,7 @@ static size_t send_new(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
     free_slot->outgoing = (uint8_t)(message - link->outgoing);
     message->next += count;
     message->in_flight++;
+    note_sent(link, now, free_slot);
     return send_slot(link, now, free_slot);
 }
 
@@ -486,14 +573,24 @@ static size_t build(tlc_link_t *link, uint32_t now) {
         return 0;
     }
     const uint32_t in_flight = find_lost(link, now);
+    if (link->hail) {
+        link->hail = 0;
+        return encode(link, now, TLC_FRAME_ACK, 0, TLC_FLAG_ACK_NOW, link->peer.session, link->send_sequence, NULL, 0,
+                      NULL, 0);
+    }
     for (uint32_t i = 0; i < link->config.window; i++) {
         if (link->slots[i].tries && link->slots[i].lost) {
+            note_sent(link, now, &link->slots[i]);
             return send_slot(link, now, &link->slots[i]);
         }
     }
     const size_t count = send_new(link, now, in_flight);
     if (count) {
         return count;
+    }
+    tlc_link_slot_t *again = overdue(link, now);
+    if (again) {
+        return send_slot(link, now, again);
     }
     if (link->ack_now || (link->ack_pending && is_due(now, link->ack_ms))) {
         return encode(link, now, TLC_FRAME_ACK, 0, 0, link->peer.session, link->send_sequence, NULL, 0, NULL, 0);
@@ -612,6 +709,9 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
     bool progress = false;
     uint32_t sample = UINT32_MAX;
     uint16_t sampled = 0;
+    const uint16_t overtook = link->acked_counter;
+    const bool any = link->any_acked;
+    const uint32_t srtt = link->srtt8 >> 3;
     for (uint32_t i = 0; i < link->config.window; i++) {
         tlc_link_slot_t *slot = &link->slots[i];
         if (!slot->tries) {
@@ -625,8 +725,18 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
             sample = now - slot->sent_ms; /* Karn: only frames sent once */
             sampled = slot->counter;
         }
+        link->lossy = (uint8_t)(link->lossy ? link->lossy - 1u : 0u);
+        link->reordered = (uint8_t)(link->reordered ? link->reordered - 1u : 0u);
+        if (slot->lost ||
+            (slot->tries > 1 && now - slot->sent_ms < srtt / 2u)) { /* it is an earlier copy that arrived */
+            note_outcome(link, slot, true);
+            link->reordered = slot->late ? link->reordered : REMEMBER;
+        } else if (slot->tries == 1 && any && before16(slot->counter, overtook) < 0) {
+            link->reordered = REMEMBER;
+        }
         /* Of one that was only late it may be the first copy that arrived, which overtook nothing. */
-        if (!slot->late && (!link->any_acked || before16(slot->counter, link->acked_counter) > 0)) {
+        if (!(slot->late && now - slot->sent_ms < srtt - srtt / 4u) &&
+            (!link->any_acked || before16(slot->counter, link->acked_counter) > 0)) {
             link->any_acked = 1;
             link->acked_counter = slot->counter;
         }
@@ -645,6 +755,7 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
         link->progress_ms = now;
         link->backoff = 0;
     }
+    link->least_ms = min_u32(link->least_ms, sample);
     if (sample < 60000u) {
         sample_rtt(link, sample);
     }

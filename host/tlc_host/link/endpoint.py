@@ -37,15 +37,19 @@ MAX_RTO_MS = 1000.0
 MAX_BACKOFF = 5
 HEARD_BACKOFF = 1
 REORDER = 3
+REMEMBER = 64
 SPAN = 32
 CREDIT = 0x7FFFFF
 MAX_TAKEN = 4 << 20
 QUEUE = 64
 ARMS = 6
 WIDE = 8
-MOST_SEEN = 62
-PROBE_SEEN = 14
-PROBE_EVERY = 16
+MOST_SEEN = 126
+PROBE_SEEN = 30
+PROBE_EVERY = 32
+FIRST_BYTES = 1024
+EPOCH = 32
+LONG_EPOCH_MS = 60_000
 FRAME_OVERHEAD = 40
 BULK_AHEAD = 64
 BUSY_MS = 600_000
@@ -162,6 +166,16 @@ class _Session:
     srtt: float | None = None
     rttvar: float = 0.0
     backoff: int = 0
+    reordered: int = 0
+    lossy: int = 0
+    hail: bool = False
+    shut_ms: float | None = None
+    epoch_ms: float = 0.0
+    epoch_shut_ms: float = 0.0
+    epoch_bytes: int = 0
+    epoch_frames: int = 0
+    idle_bytes: int = 0
+    least_ms: float = math.inf
     arrived: list[float] = field(default_factory=lambda: [1.0] * ARMS)
     seen: list[int] = field(default_factory=lambda: [0] * ARMS)
     arm: int = 0
@@ -348,6 +362,8 @@ class Link:
             times.append(now if session.ack_now else session.ack_ms)
         if session.sent:
             times.append(now if session.acked or session.lost else session.look_ms)
+            if session.lossy and not session.busy and now - session.heard_ms <= self._rto(session, now):
+                times.append(self._oldest(session).sent_ms + self._patience(session) + session.rttvar)
         elif session.blocked:
             times.append(session.said_ms + self._rto(session, now))
         return max(0.0, min(times) - now)
@@ -400,11 +416,20 @@ class Link:
             return None
         if session.sent and (session.acked or now >= session.look_ms):
             self._find_lost(session, now)
+        if session.hail:
+            session.hail = False
+            return self._frame(session, now, _ACK, _ACK_NOW)
         if session.lost:
-            return self._send(session, next(sent for sent in session.sent.values() if sent.lost), now)
-        new = self._next(session)
+            sent = next(sent for sent in session.sent.values() if sent.lost)
+            self._note_sent(session, sent, now)
+            return self._send(session, sent, now)
+        new = self._next(session, now)
         if new is not None:
+            self._note_sent(session, new, now)
             return self._send(session, new, now)
+        overdue = self._overdue(session, now)
+        if overdue is not None:
+            return self._send(session, overdue, now)
         if session.ack_now or (session.ack_pending and now >= session.ack_ms):
             return self._frame(session, now, _ACK)
         ask = session.blocked and not session.sent and now - session.said_ms >= self._rto(session, now)
@@ -434,7 +459,32 @@ class Link:
         frame.payload = bytes(message.payload[sent.offset : sent.offset + sent.bytes])
         return frame
 
-    def _next(self, session: _Session) -> _Sent | None:
+    def _note_sent(self, session: _Session, sent: _Sent, now: float) -> None:
+        """How long the line stays idle with each frame because the window is full, as bytes of the line.
+
+        A round trip well above the least one is a queue before the line: then it is not idle.
+        """
+        if session.shut_ms is not None:
+            session.epoch_shut_ms += now - session.shut_ms
+            session.shut_ms = None
+        session.epoch_bytes += sent.bytes + FRAME_OVERHEAD
+        session.epoch_frames += 1
+        if session.epoch_frames < EPOCH:
+            return
+        elapsed = now - session.epoch_ms
+        idle = 0
+        if 0 < elapsed < LONG_EPOCH_MS and (session.srtt or 0.0) < session.least_ms * 1.5:
+            shut = min(session.epoch_shut_ms, elapsed * 7 / 8)
+            idle = int(session.epoch_bytes / EPOCH * shut / (elapsed - shut))
+        session.idle_bytes = (session.idle_bytes + idle) // 2
+        session.epoch_ms, session.epoch_shut_ms, session.epoch_bytes, session.epoch_frames = now, 0.0, 0, 0
+
+    @staticmethod
+    def _shut(session: _Session, now: float) -> None:
+        if session.shut_ms is None and session.queues[Stream.BULK]:
+            session.shut_ms = now
+
+    def _next(self, session: _Session, now: float) -> _Sent | None:
         session.blocked = False
         window = min(self.window, session.peer.window)
         if len(session.sent) >= window:
@@ -442,6 +492,7 @@ class Link:
         if session.sent:
             oldest = next(iter(session.sent))  # sequence numbers are entered in order
             if _before16(session.send_sequence, oldest) >= SPAN:
+                self._shut(session, now)
                 return None
         for stream in _RANK:
             queue = session.queues[stream]
@@ -451,6 +502,7 @@ class Link:
             if stream == Stream.BULK:
                 reserved = 2 if window >= WIDE else 1 if window > 2 else 0
                 if len(session.sent) + reserved >= window and window > 1:
+                    self._shut(session, now)
                     return None
                 if message.next == 0:
                     unit = session.peer.unit
@@ -477,14 +529,18 @@ class Link:
             return sent
         return None
 
+    def _first_arm(self) -> int:
+        """A session begins with frames of medium size: large ones have to prove themselves."""
+        return next((arm for arm in range(ARMS) if self._arm_bytes(arm) <= FIRST_BYTES), 0)
+
     def _arm_bytes(self, arm: int) -> int:
         return max(self.peer_fragment >> arm, MIN_FRAGMENT)
 
     def _note_outcome(self, session: _Session, sent: _Sent, arrived: bool) -> None:
         """The fragment size that brings most bytes across.
 
-        Every size is believed perfect until it was tried. What comes across of a small one is no less than of a large
-        one; that a larger one has become better is found out by trying it with a frame now and then.
+        A smaller size is believed perfect until it was tried. What comes across of a small one is no less than of a
+        large one; that a larger one has become better is found out by trying it with a frame now and then.
         """
         arm = sent.arm
         if arrived and session.arm == arm == 0 and session.arrived[0] == 1.0:
@@ -499,7 +555,14 @@ class Link:
             shares[smaller] = max(shares[smaller], shares[arm])
         sizes = [self._arm_bytes(arm) for arm in range(ARMS)]
         count = sizes.index(sizes[-1]) + 1  # below the smallest there is none
-        session.arm = max(range(count), key=lambda arm: shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD))
+        best, chosen = 0.0, session.arm
+        for arm in range(count):
+            if arm < session.arm and not session.seen[arm]:
+                continue  # a larger one has to be tried first
+            score = shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD + session.idle_bytes)
+            if score > best * 17 / 16:  # not for nothing: shares are estimates
+                best, chosen = score, arm
+        session.arm = chosen
 
     def _next_arm(self, session: _Session, left: int) -> int:
         """A larger size is tried on a frame that is long enough to tell something of it."""
@@ -539,9 +602,10 @@ class Link:
             if session.acked_counter is not None:
                 overtaken = _before16(session.acked_counter, sent.counter)
                 if overtaken > 0:
-                    if overtaken >= REORDER or now - sent.sent_ms >= patience:
+                    if not session.reordered or overtaken >= REORDER or now - sent.sent_ms >= patience:
                         sent.lost = True
                         session.lost += 1
+                        session.lossy = REMEMBER
                         self._note_outcome(session, sent, False)
                         continue
                     session.look_ms = min(session.look_ms, sent.sent_ms + patience)
@@ -551,18 +615,41 @@ class Link:
         waiting.sort(key=lambda s: _before16(s.counter, session.counter))
         base = max(waiting[0].sent_ms, session.progress_ms)
         if now >= base + self._rto(session, now):
-            for sent in waiting[:2]:  # two probes: one may be lost again
+            for sent in waiting[: 1 if session.lossy else 2]:  # two probes: one may be lost again
                 # There may have been a pause, for which the fragment size is not to pay. But in a small window few lost
                 # frames are overtaken.
-                if min(self.window, session.peer.window) < WIDE:
+                if min(self.window, session.peer.window) < WIDE or session.heard_ms > base:
                     self._note_outcome(session, sent, False)
                 sent.lost = sent.late = True
                 session.lost += 1
             # While the device is heard the line loses frames, but is neither dead nor stalled.
             most = HEARD_BACKOFF if session.heard_ms > base and not session.busy else MAX_BACKOFF
             session.progress_ms = now
+            session.hail = session.backoff > HEARD_BACKOFF  # by frames that are shorter, if these cannot come through
             session.backoff = min(session.backoff + 1, most)
         session.look_ms = min(session.look_ms, max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now))
+
+    @staticmethod
+    def _oldest(session: _Session) -> _Sent:
+        oldest: _Sent | None = None
+        for sent in session.sent.values():
+            if oldest is None or _before16(sent.counter, oldest.counter) < 0:
+                oldest = sent
+        assert oldest is not None
+        return oldest
+
+    def _overdue(self, session: _Session, now: float) -> _Sent | None:
+        """Nothing new may be sent: on a line that loses frames better the oldest once more than nothing."""
+        if not (session.sent and session.lossy) or session.busy or now - session.heard_ms > self._rto(session, now):
+            return None
+        oldest = self._oldest(session)
+        patience = self._patience(session)
+        if session.heard_ms - oldest.sent_ms >= patience:  # the device would have told of it
+            self._note_outcome(session, oldest, False)
+        elif now - oldest.sent_ms < patience + session.rttvar:
+            return None
+        oldest.late = True
+        return oldest
 
     # ---- receiving ----
 
@@ -631,7 +718,8 @@ class Link:
             return
         if self.state is not State.OPENING:
             return
-        self._session = _Session(frame.session, offer, heard_ms=now, said_ms=now, progress_ms=now)
+        self._session = _Session(frame.session, offer, heard_ms=now, said_ms=now, progress_ms=now, epoch_ms=now)
+        self._session.arm = self._first_arm()
         self.boot = offer.boot
         self.state = State.OPEN
         self.counters.sessions += 1
@@ -648,14 +736,24 @@ class Link:
                 done.append(sent)
             elif not selective:
                 break  # they are in order
+        overtook = session.acked_counter
+        srtt = session.srtt or 0.0
         for sent in done:
             del session.sent[sent.sequence]
+            session.lossy = max(session.lossy - 1, 0)
+            session.reordered = max(session.reordered - 1, 0)
+            if sent.lost or (sent.tries > 1 and now - sent.sent_ms < srtt / 2):  # it is an earlier copy that arrived
+                self._note_outcome(session, sent, True)
+                if not sent.late:
+                    session.reordered = REMEMBER
+            elif sent.tries == 1 and overtook is not None and _before16(overtook, sent.counter) > 0:
+                session.reordered = REMEMBER
             session.lost -= sent.lost
             self._note_outcome(session, sent, True)
             sent.message.in_flight -= 1
             if sent.tries == 1 and (newest is None or _before16(sent.counter, newest.counter) > 0):
                 newest = sent  # Karn: only frames sent once
-            if sent.late:  # it may be the first copy that arrived, which overtook nothing
+            if sent.late and now - sent.sent_ms < srtt * 0.75:  # the first copy's, which overtook nothing
                 continue
             if session.acked_counter is None or _before16(sent.counter, session.acked_counter) > 0:
                 session.acked_counter = sent.counter
@@ -665,6 +763,7 @@ class Link:
             session.backoff = 0
         if newest is not None:
             sample = now - newest.sent_ms
+            session.least_ms = min(session.least_ms, sample)
             if session.srtt is None:
                 session.srtt, session.rttvar = sample, sample / 2
             else:  # RFC 6298
