@@ -621,7 +621,12 @@ def training_plan(given: dict[str, Any]) -> Any:
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--device", "devices", multiple=True, default=("twin",), show_default=True, help=DEVICES + " May be repeated."
+    "--device",
+    "devices",
+    multiple=True,
+    default=("twin",),
+    show_default=True,
+    help=DEVICES + " NAME@DIR: of another project, which has the same model for another board. May be repeated.",
 )
 @click.option(
     "--train",

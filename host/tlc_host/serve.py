@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tlc import bundle as bundles
 from tlc.bundle import Bundle
-from tlc.errors import ConfigError, DataError, DeviceReset, LinkError, TlcError
+from tlc.errors import BundleError, ConfigError, DataError, DeviceReset, LinkError, TlcError
 from tlc.extras import require
 from tlc.learning import Schedule
 from tlc_host.algorithms import ALGORITHMS
@@ -75,7 +75,8 @@ async def serve(
     by its algorithm, each on its part of the data; ``on_event`` is called after every batch and every round. Rounds and
     checkpoints are kept in the project: an interrupted training goes on when the same is asked again. A device that resets is
     greeted again, and gets back what it had learned at the end of the last batch that it finished. Of several cuts the
-    devices' parts end at ``cut``; None: at the bundle's own.
+    devices' parts end at ``cut``; None: at the bundle's own. ``NAME@DIR`` is a device of another project, which has the same
+    model for another board: it learns together with the others.
 
     With ``exit`` devices answer those of their own samples themselves of which their head at the cut is surer than that, and it is
     told how many.
@@ -84,7 +85,7 @@ async def serve(
         UsageError: the project has no such cut.
         DataError: the training data does not fit.
         ConfigError: nothing learns in this project, or a setting of the training breaks a rule.
-        BundleError: a device holds another bundle.
+        BundleError: a device holds another bundle, or the project of one differs in more than its board.
         LinkError: a device cannot be opened at the start.
         OutputError: the disk is full; what was kept stays.
     """
@@ -93,6 +94,7 @@ async def serve(
         head_of(bundle, "--exit")
         bound_of(exit)
     model = ServerModel(directory, cut=cut)
+    places = [place_of(device, directory, bundle, cut) for device in devices]
     shards = prepare_shards(training, model, len(devices)) if training else []
 
     async def answer(reply: SmashedReply) -> NDArray[np.float32]:
@@ -105,12 +107,14 @@ async def serve(
         store = stack.enter_context(Store(directory, write=True, say=say)) if training else None
         server = await stack.enter_async_context(ServerWorker(model))
         sessions = []
-        for device in devices:
-            session = await stack.enter_async_context(open_device(directory, device, cut=cut, on_sample=answer))
-            say(f"{device}: {session.hello.board.decode(errors='replace')}, bundle {bundle.hash[:16]}")
+        for device, (place, own) in zip(devices, places, strict=True):
+            opened = open_device(place, device.partition("@")[0], cut=cut, name=device, on_sample=answer)
+            session = await stack.enter_async_context(opened)
+            say(f"{device}: {session.hello.board.decode(errors='replace')}, bundle {own.hash[:16]}")
             sessions.append(session)
         if training and store:
-            loop = assemble(training.plan, server, link_devices(sessions, directory, training.plan, bundle), shards)
+            members = link_devices(sessions, directory, training.plan, bundle, places=places)
+            loop = assemble(training.plan, server, members, shards)
             names = [member.name for member in loop.cohort.members]
             boards = {n: s.hello.board.decode(errors="replace") for n, s in zip(names, sessions, strict=True)}
             async for event in recorded(loop, store, identity(training, devices, bundle), boards):
@@ -122,6 +126,36 @@ async def serve(
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
                 tasks.create_task(_watch(session, say, exit))
+
+
+def place_of(device: str, directory: Path, bundle: Bundle, cut: str | None) -> tuple[Path, Bundle]:
+    """The project of a device, and its bundle; ``NAME@DIR`` has another than ``directory``.
+
+    Raises:
+        BundleError: that one is damaged, or differs in more than its board: its arithmetic of gradients, what it promises.
+    """
+    _, at, other = device.partition("@")
+    if not at:
+        return directory, bundle
+    found = bundles.load(Path(other), cut)
+    for name in ("host_sha256", "inputs", "outputs", "learned", "tail", "aux"):
+        if getattr(found, name) != getattr(bundle, name):
+            raise BundleError(
+                f"its {name} are not those of {directory}",
+                where=device,
+                remedy="compile the same model in the same way, for another --board",
+            )
+    rules = [
+        learning and replace(learning, arithmetic="float", scales="dynamic")
+        for learning in (found.learning, bundle.learning)
+    ]
+    if rules[0] != rules[1]:
+        raise BundleError(
+            f"it learns in another way than {directory}",
+            where=device,
+            remedy="compile both with the same --train-batch, --loss, --momentum and --rounding",
+        )
+    return Path(other), found
 
 
 def identity(training: Training, devices: Sequence[str], bundle: Bundle) -> dict[str, Any]:
@@ -166,13 +200,26 @@ def prepare_shards(training: Training, server: ServerModel, count: int) -> list[
 
 
 def link_devices(
-    sessions: Sequence[Session], directory: Path, plan: Plan, bundle: Bundle, *, max_norm: float = 0.0
+    sessions: Sequence[Session],
+    directory: Path,
+    plan: Plan,
+    bundle: Bundle | None = None,
+    *,
+    max_norm: float = 0.0,
+    places: Sequence[tuple[Path, Bundle]] = (),
 ) -> list[LinkDevice]:
-    """Sessions as an algorithm's devices; those of one name are numbered."""
+    """Sessions as an algorithm's devices; those of one name are numbered.
+
+    Args:
+        bundle: None: the project's own.
+        places: of each session its project and bundle; none: ``directory`` and ``bundle``.
+    """
     told = device_steps(plan)
     found = [
-        LinkDevice(session, bundle, directory, gradient=plan.settings.gradient, max_norm=max_norm, told=told)
-        for session in sessions
+        LinkDevice(session, own, place, gradient=plan.settings.gradient, max_norm=max_norm, told=told)
+        for session, (place, own) in zip(
+            sessions, places or [(directory, bundle or bundles.load(directory))] * len(sessions), strict=True
+        )
     ]
     names = [device.name for device in found]
     for number, device in enumerate(found):
