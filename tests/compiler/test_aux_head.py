@@ -182,15 +182,15 @@ def test_it_is_fitted_to_labels_and_learns(models: Models, cut: str, least: floa
 def test_the_fit_finds_the_optimum() -> None:
     """The gradient of what is minimized is about zero there."""
     rng = np.random.default_rng(5)
-    x = rng.standard_normal((300, 6)) * np.array([1, 10, 0.1, 3, 1, 0])
-    y = (x[:, :3] + 0.3 * rng.standard_normal((300, 3))).argmax(1)
+    x = 5 + rng.standard_normal((300, 6)) * np.array([1, 3, 0.5, 2, 1, 0])
+    y = (x[:, :3] - 5 + 0.3 * rng.standard_normal((300, 3))).argmax(1)
     weight, bias = fit(x, y, 3)
     scores = x @ weight.T + bias
     p = np.exp(scores - scores.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    spread = np.maximum(x.std(0), 1e-6)
+    spread = np.sqrt(x.var(0).mean())
     slope = (p - np.eye(3)[y]).T @ ((x - x.mean(0)) / spread) / 300 + 1e-3 * weight * spread
-    assert np.abs(slope).max() < 1e-3 and (scores.argmax(1) == y).mean() > 0.9
+    assert np.abs(slope).max() < 1e-3 and (scores.argmax(1) == y).mean() > 0.85
 
 
 def test_an_integer_model_gets_the_same_device(models: Models, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ HEADROOM = 2.0
 """Of the weights, over the largest that the head begins with."""
 STEPS = 300
 PENALTY = 1e-3
-"""On the squares of the weights of standardized features."""
+"""On the squares of the weights of scaled features."""
 
 
 def with_aux_head(
@@ -84,14 +84,15 @@ def with_aux_head(
 def fit(x: Floats, labels: NDArray[np.int64], classes: int) -> tuple[Floats, Floats]:
     """Logistic regression: weights (classes, features) and biases (classes,).
 
-    The mean cross-entropy with a small penalty on standardized features, by Nesterov's accelerated gradient with the step that
+    The mean cross-entropy with a small penalty, features centred and scaled alike, by Nesterov's accelerated gradient with the step that
     the loss's curvature allows (Nesterov, 1983).
 
     Args:
         x: (samples, features).
         labels: (samples,), from 0.
     """
-    mean, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+    # One scale for all features: the weights of those that hardly vary stay small, which int8 has no room for otherwise.
+    mean, spread = x.mean(axis=0), max(math.sqrt(float(x.var(axis=0).mean())), 1e-6)
     inputs = np.column_stack([(x - mean) / spread, np.ones(len(x))])
     wanted = np.eye(classes)[labels]
     # The softmax's curvature is at most 1/2.
@@ -105,7 +106,7 @@ def fit(x: Floats, labels: NDArray[np.int64], classes: int) -> tuple[Floats, Flo
         new = ahead - step * (inputs.T @ (p - wanted) / len(x) + PENALTY * ahead)
         ahead = new + number / (number + 3) * (new - weights)
         weights = new
-    found = weights[:-1] / spread[:, None]
+    found = weights[:-1] / spread
     return found.T, weights[-1] - mean @ found
 
 
