@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training step in float32 and in integers, side by side: instructions per backward MAC, and RAM.
+"""A training step in float32 and in integers, with dynamic and static scales, side by side: instructions per backward MAC, and RAM.
 
     python benchmarks/training_arithmetic.py [demo|mcunet|mbv2 ...] [--board qemu-m4] [--pack none] [--json]
 
 ``demo`` is the digits network of examples/digits: its two convolutions, of which the second learns (as ``make demo`` has it), and
 all of both. ``mcunet`` and ``mbv2`` are the networks and update schemes of benchmarks/training.py; they want ``TLC_DATA``, and run
-on the board with all of the emulated machine's memory. Instructions are those that ``tlc bench`` counts on one random sample;
-RAM is arena and state, from the certificate, where gradients are summed up (``many``) and where updates stand inside the backward
-pass (``1``).
+on the board with all of the emulated machine's memory. Instructions are those that ``tlc bench`` counts on one random sample,
+apart where gradients are summed up (``many``), and of the whole step where updates stand inside the backward pass (``1``), which is
+where static scales are those of weights' gradients too. RAM is arena and state, from the certificate. Classes of the calibration
+samples are random: they decide shifts, not how many.
 """
 
 from __future__ import annotations
@@ -43,7 +44,12 @@ from tlc.pipeline import Options, compile_model
 from tlc_host.bench import bench
 
 NAMES = ("demo", "mcunet", "mbv2")
-ARITHMETICS: tuple[Literal["float", "int"], ...] = ("float", "int")
+BATCHES: tuple[Literal["1", "many"], ...] = ("1", "many")
+ARITHMETICS: dict[str, tuple[Literal["float", "int"], Literal["dynamic", "static"]]] = {
+    "float": ("float", "dynamic"),
+    "int": ("int", "dynamic"),
+    "int, static scales": ("int", "static"),
+}
 
 
 def demo(scratch: Path) -> tuple[Path, Path]:
@@ -57,7 +63,8 @@ def demo(scratch: Path) -> tuple[Path, Path]:
     net.softmax()
     model, samples = scratch / "digits.onnx", scratch / "digits.npz"
     onnx.save(write_onnx(net.graph()), model)
-    np.savez(samples, x=np.random.default_rng(0).random((32, 28, 28, 1), np.float32))
+    rng = np.random.default_rng(0)
+    np.savez(samples, x=rng.random((32, 28, 28, 1), np.float32), y=rng.integers(0, 10, 32))
     return model, samples
 
 
@@ -72,10 +79,17 @@ def cases(name: str, board: str, scratch: Path) -> list[tuple[str, Options]]:
     scheme = SCHEMES[name]
     peers = root / "models" / "peers"
     options = Options(
-        peers / scheme.model, roomy_board(scratch), scratch, cut="none", calib=images(root, scratch),
+        peers / scheme.model, roomy_board(scratch), scratch, cut="none", calib=labelled(images(root, scratch)),
         train=spec_of(peers / scheme.updates),
     )  # fmt: skip
     return [(scheme.title, options)]
+
+
+def labelled(samples: Path) -> Path:
+    """With classes, any ones."""
+    x = np.load(samples)["x"]
+    np.savez(samples, x=x, y=np.random.default_rng(0).integers(0, 2, len(x)))
+    return samples
 
 
 def count_macs(options: Options) -> int:
@@ -90,21 +104,31 @@ def measure(name: str, board: str, pack: Any, scratch: Path) -> list[dict[str, A
     """A row for each choice and arithmetic."""
     rows = []
     for title, options in cases(name, board, scratch):
-        for arithmetic in ARITHMETICS:
-            print(f"{title}, {arithmetic} ...", file=sys.stderr)
-            options = dataclasses.replace(options, pack=pack, train_arithmetic=arithmetic, out=scratch / arithmetic)
-            once = compile_model(dataclasses.replace(options, learning=Learning(batch="1"))).bundle.certificate
-            promise = compile_model(options).bundle.certificate
-            result = asyncio.run(bench(options.out))
-            assert result.training is not None
+        for way, (arithmetic, scales) in ARITHMETICS.items():
+            print(f"{title}, {way} ...", file=sys.stderr)
+            results, promises = [], []
+            for batch in BATCHES:
+                learning = Learning(batch, scales=scales)
+                made = dataclasses.replace(
+                    options,
+                    pack=pack,
+                    train_arithmetic=arithmetic,
+                    learning=learning,
+                    out=scratch / f"{arithmetic}{batch}",
+                )
+                promises.append(compile_model(made).bundle.certificate)
+                results.append(asyncio.run(bench(made.out)))
+            result, (once, promise) = results[1], promises
+            assert result.training is not None and results[0].training is not None
             rows.append(
                 {
                     "title": title,
-                    "arithmetic": arithmetic,
+                    "arithmetic": way,
                     "macs": result.bundle.macs,
                     "backward_macs": count_macs(options),
                     **dataclasses.asdict(result.training),
                     "ram_bytes": promise.arena_bytes + promise.state_bytes,
+                    "once": sum(dataclasses.asdict(results[0].training).values()),
                     "once_bytes": once.arena_bytes + once.state_bytes,
                     "stack_bytes": result.stack_bytes,
                 }
@@ -115,15 +139,15 @@ def measure(name: str, board: str, pack: Any, scratch: Path) -> list[dict[str, A
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| | arithmetic | backward MACs | instructions: forward | backward | per MAC | update | a step | arena + state, B | "
-        "with `--train-batch 1` | stack, B |",
-        "| --- | --- |" + " ---: |" * 9,
+        "| | arithmetic | backward MACs | instructions: forward | backward | per MAC | update | a step | with `--train-batch 1` "
+        "| arena + state, B | with `--train-batch 1` | stack, B |",
+        "| --- | --- |" + " ---: |" * 10,
     ]
     for row in rows:
         step = row["forward"] + row["backward"] + row["update"]
         lines.append(
             f"| {row['title']} | {row['arithmetic']} | {row['backward_macs']:,} | {row['forward']:,} | {row['backward']:,} "
-            f"| {row['backward'] / row['backward_macs']:.2f} | {row['update']:,} | {step:,} | {row['ram_bytes']:,} "
+            f"| {row['backward'] / row['backward_macs']:.2f} | {row['update']:,} | {step:,} | {row['once']:,} | {row['ram_bytes']:,} "
             f"| {row['once_bytes']:,} | {row['stack_bytes']:,} |"
         )
     return "\n".join(lines)

@@ -265,8 +265,16 @@ class Bundle(_Model):
         """A slot that holds all that can be learned; 0 where nothing learns."""
         if not self.learned:
             return 0
-        coded = sum(1 + entry.nbytes for entry in self.learned)
+        coded = sum(1 + entry.nbytes for entry in self.learned) + self._memory_bytes
         return max(self.certificate.journal_bytes // 2, -(-(JOURNAL_OVERHEAD + coded) // 4096) * 4096)
+
+    @property
+    def _memory_bytes(self) -> int:
+        """What the optimizer's memory takes at most: velocities, residuals, and what they are rounded up to."""
+        if self.learning is None:
+            return 0
+        sizes = [entry.elements * self.learning.memory_bytes(entry.kind == "weight") for entry in self.learned]
+        return sum(sizes) + 4 * len(sizes) + 16 if any(sizes) else 0
 
     def digest(self) -> str:
         """The hash that a bundle with this content must bear."""

@@ -174,10 +174,12 @@ def values_bytes(program: Program, standalone: bool) -> int:
 
 
 def journal_slot_bytes(program: Program, board: Board) -> int:
-    """One slot of the journal of learned tensors: what they can take at most, in whole sectors; 0 where nothing learns."""
+    """One slot of the journal of learned tensors: what they and the optimizer's memory can take at most, in whole sectors; 0
+    where nothing learns."""
     if not program.learned:
         return 0
     coded = sum(1 + entry.elements * (1 if entry.kind == "weight" else 4) for entry in program.learned)
+    coded += program.memory_bytes
     return align(JOURNAL_OVERHEAD + align(coded, JOURNAL_UNIT), board.memory.journal_sector_bytes or JOURNAL_SECTOR)
 
 

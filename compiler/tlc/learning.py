@@ -45,7 +45,11 @@ class Learning:
     def state_bytes(self, weight: bool) -> int:
         """What an element takes in the state beside its integer."""
         summed = 2 if self.arithmetic == "int" else 4
-        return summed * (not self.interleaved) + self.velocity_bytes(weight) + (self.feedback and weight)
+        return summed * (not self.interleaved) + self.memory_bytes(weight)
+
+    def memory_bytes(self, weight: bool) -> int:
+        """What an element takes of the optimizer's memory, which the journal keeps: its velocity and its residual."""
+        return self.velocity_bytes(weight) + (self.feedback and weight)
 
     def velocity_bytes(self, weight: bool) -> int:
         """What an element's velocity takes."""

@@ -137,6 +137,11 @@ class Program:
         """How many steps of the forward pass are computed a strip at a time."""
         return self.strips.steps if self.strips else 0
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the optimizer's own memory, and what rounds the state up behind it; 0 where there is none."""
+        return self.state_bytes - self.memory_offset if self.learning.momentum or self.learning.feedback else 0
+
     def offset(self, name: str) -> int:
         """Where in the arena a buffer lies."""
         buffer = self.buffers[name]

@@ -30,7 +30,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Instructions of one training sample and of one optimizer step."""
+    """Instructions of one training sample and of one optimizer step; 0: updates stand inside the backward pass."""
 
     forward: int
     backward: int
@@ -108,9 +108,14 @@ async def bench(directory: Path, cut: str | None = None) -> BenchResult:
                 forward = sum(int(count) for count in await device.layers())
                 # As training sends it; a device that learns in integers has no room for floats.
                 gradient = np.clip(np.round(32 * rng.standard_normal(reply.outputs[0].size)), -127, 127)
-                backward = await device.backward(reply, gradient.astype(np.int8), scale=1 / 32)
-                update = await device.step(1, 1e-3)
-                training = TrainingCost(forward, backward.ticks, update.ticks)
+                q = gradient.astype(np.int8)
+                if bundle.learning is not None and bundle.learning.interleaved:
+                    trained = await device.train(reply, q, 1, 1e-3, scale=1 / 32)
+                    training = TrainingCost(forward, trained.ticks, 0)
+                else:
+                    backward = await device.backward(reply, q, scale=1 / 32)
+                    update = await device.step(1, 1e-3)
+                    training = TrainingCost(forward, backward.ticks, update.ticks)
             stack = (await device.stats()).stack_bytes
     sizes = measure(directory).to_json()
     layers = tuple(Layer(name, int(count)) for name, count in zip(bundle.layers, ticks, strict=True))

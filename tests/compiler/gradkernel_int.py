@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +16,48 @@ from ckernel import FLAGS, Case, Guarded, _gcc
 from gradkernel import _array, _field, _objects, _values
 from gradkernel import _shape as shape_of
 
+from tlc.learning import Learning
 from tlc.ops import REGISTRY
 from tlc.ops.base import Accumulator, Address, Call, Grad, Rows, Scratch
-from tlc.ops.training_int import Fixed, gradient_bytes
+from tlc.ops.training_int import Fixed, Site, gradient_bytes
+from tlc.passes.backward import Plan
+from tlc.passes.static_scales import with_static_scales
 
 Gradients = dict[int, Fixed]
+Sites = dict[tuple[str, str, int], Site]
+
+
+def backward_calls(case: Case, indices: frozenset[int], begin: Gradients) -> list[Call]:
+    """Of an operator, that add to activations' gradients which are there already."""
+    activations = {i for i in indices if case.graph[case.node.inputs[i]].data is None}
+    made = REGISTRY[case.node.op].backward_int(case.graph, case.node, indices, frozenset(activations & begin.keys()))
+    assert made is not None
+    return made
+
+
+def static_plan(case: Case, indices: frozenset[int], dy: Fixed, rng: np.random.Generator) -> Plan:
+    """The operator's calls with static scales, up to two bits too large or too small for these values."""
+    learning = Learning("1", arithmetic="int", scales="static")
+    calls = tuple((case.node, call) for call in backward_calls(case, indices, {}))
+    sites: Sites = {}
+    reference(case, indices, dy, {}, sites)
+    found = {key: site.scale - dy.scale + int(rng.integers(-2, 3)) for key, site in sites.items() if site.scale}
+    plan = Plan({}, calls, {}, learning=learning, top=case.node.output)
+    return with_static_scales(plan, found, margin=0)
 
 
 def run_gradients(
-    cases: Sequence[Case], wanted: Sequence[frozenset[int]], dy: Sequence[Fixed], start: Sequence[Gradients]
+    cases: Sequence[Case],
+    wanted: Sequence[frozenset[int]],
+    dy: Sequence[Fixed],
+    start: Sequence[Gradients],
+    plans: Sequence[Plan] | None = None,
 ) -> list[Gradients]:
-    """The gradients of each case's first sample, added to ``start`` where that has them; else set."""
-    calls = []
-    for case, indices, begin in zip(cases, wanted, start, strict=True):
-        activations = {i for i in indices if case.graph[case.node.inputs[i]].data is None}
-        made = REGISTRY[case.node.op].backward_int(
-            case.graph, case.node, indices, frozenset(activations & begin.keys())
-        )
-        assert made is not None
-        calls.append(made)
+    """The gradients of each case's first sample, added to ``start`` where that has them; else set. ``plans``: their calls."""
+    if plans is None:
+        calls = [backward_calls(*row) for row in zip(cases, wanted, start, strict=True)]
+    else:
+        calls = [[call for _, call in plan.calls] for plan in plans]
     numbered = list(enumerate(zip(cases, calls, strict=True)))
     source = '#include "tlc/train_int.h"\n' + "\n".join(_function(n, case, made) for n, (case, made) in numbered)
     with tempfile.TemporaryDirectory() as name:
@@ -45,14 +70,23 @@ def run_gradients(
     return [_run(library[f"case_{number}"], *row) for number, row in enumerate(rows)]
 
 
-def reference(case: Case, wanted: frozenset[int], dy: Fixed, start: Gradients) -> Gradients:
-    """The same in NumPy."""
+def reference(case: Case, wanted: frozenset[int], dy: Fixed, start: Gradients, sites: Sites | None = None) -> Gradients:
+    """The same in NumPy. ``sites``: shifts of static scales; where there are none, what dynamic ones come to is put there."""
     inputs, output = _values(case)
     sums = {i: Fixed.zeros(shape_of(case, i)) for i in wanted}
     for i, begin in start.items():
         sums[i] = Fixed(begin.values.copy(), begin.scale, True)
+    if sites is not None:
+        dy = replace(dy, scaled_at=_sites(sites, case, case.node.output))
+        for i, total in sums.items():
+            total.sites = _sites(sites, case, case.node.inputs[i])
     REGISTRY[case.node.op].gradient_int(case.graph, case.node, inputs, output, dy, sums)
     return sums
+
+
+def _sites(sites: Sites, case: Case, tensor: str) -> Iterator[Site]:
+    for number in count():
+        yield sites.setdefault((case.node.name, tensor, number), Site())
 
 
 def _function(number: int, case: Case, calls: Sequence[Call]) -> str:

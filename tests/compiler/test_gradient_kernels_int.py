@@ -12,12 +12,12 @@ from ckernel import FIRMWARE, FLAGS, _gcc
 from elementwise_cases import CASES
 from gradkernel import reference as reference_float
 from gradkernel import shapes
-from gradkernel_int import Gradients, reference, run_gradients
+from gradkernel_int import Gradients, reference, run_gradients, static_plan
 from opcases import SWEEPS
 from test_gradient_kernels import everything, sweep
 
 from tlc.ops import REGISTRY
-from tlc.ops.training_int import ONE, Fixed, odd, take_gradient
+from tlc.ops.training_int import ONE, Fixed, Site, odd, take_gradient
 
 
 def some(rng: np.random.Generator, shape: tuple[int, ...]) -> Fixed:
@@ -56,6 +56,23 @@ def test_c_equals_numpy(op: str, add: bool) -> None:
             )
             assert found[index].scale == expected.scale, (case.node.attrs, index)
             assert abs(expected.values).max(initial=0) <= 32768
+
+
+@pytest.mark.parametrize("op", [*CASES, *SWEEPS, "wide"])
+def test_c_equals_numpy_with_static_scales(op: str) -> None:
+    """Whether values have room, or are saturated."""
+    rng = np.random.default_rng([3, *op.encode()])
+    chosen = sweep(op, 40)
+    wanted = [everything(case) for case in chosen]
+    dys = [some(rng, case.graph[case.node.output].shape) for case in chosen]
+    plans = [static_plan(*row, rng) for row in zip(chosen, wanted, dys, strict=True)]
+    ours = run_gradients(chosen, wanted, dys, [{} for _ in chosen], plans)
+    for case, indices, dy, plan, found in zip(chosen, wanted, dys, plans, ours, strict=True):
+        sites = {key: Site(*shifts) for key, shifts in plan.shifts.items()}
+        for index, expected in reference(case, indices, dy, {}, sites).items():
+            where = f"{case.node.attrs}, input {index}"
+            np.testing.assert_array_equal(found[index].values, expected.values, err_msg=where)
+            assert found[index].scale == expected.scale, where
 
 
 @pytest.mark.parametrize("op", [*CASES, *SWEEPS, "wide"])

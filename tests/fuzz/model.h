@@ -15,7 +15,8 @@
 #define MORE 9u
 #define MORE_AT (BIASES_AT + 4u * BIASES)
 #define PARAMS (MORE_AT + MORE)
-#define STATE 112u
+#define MEMORY 16u /* the optimizer's */
+#define STATE (112u + MEMORY)
 
 static const int8_t initial_weights[WEIGHTS] = {1, -2, 127, -128, 0, 5, 77, -77};
 static const int32_t initial_biases[BIASES] = {100, -100, INT32_MAX, INT32_MIN, 0};
@@ -36,6 +37,7 @@ static const tlc_param_t model_params[] = {
 static const tlc_model_t model = {.bundle_hash = {7, 7, 7},
                                   .state_bytes = STATE,
                                   .param_bytes = PARAMS,
+                                  .memory_bytes = MEMORY,
                                   .param_count = 3,
                                   .params = model_params,
                                   .init = model_init};

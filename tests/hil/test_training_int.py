@@ -22,11 +22,15 @@ from tlc.graph import Graph
 from tlc.learning import Learning
 from tlc.ops.base import Activation
 from tlc.pipeline import Options, compile_model
-from tlc.twin import Twin
+from tlc.twin import OptimizerStep, Twin
 
 pytestmark = pytest.mark.hil
 
-STEPS, RATE, SEED = 100, 0.05, 11
+STEPS, RATE, SEED, MOMENTUM = 100, 0.05, 11, 0.75
+WAYS = {
+    "plain": Learning(arithmetic="int"),
+    "static": Learning("1", momentum=True, feedback=True, arithmetic="int", scales="static"),
+}
 
 
 def model() -> Graph:
@@ -42,13 +46,14 @@ def model() -> Graph:
     return net.graph()
 
 
-def build(name: str, directory: Path) -> Built:
+def build(name: str, directory: Path, learning: Learning) -> Built:
     """The firmware of the first part, all of which learns."""
-    source, calibration, out = directory / "model.onnx", directory / "x.npy", directory / "project"
+    source, calibration, out = directory / "model.onnx", directory / "samples.npz", directory / "project"
     onnx.save(write_onnx(model()), source)
-    np.save(calibration, np.random.default_rng(1).standard_normal((64, 8, 8, 1)).astype(np.float32))
-    cut = "conv2d_2_out"
-    compile_model(Options(source, name, out, cut=cut, calib=calibration, train="full", train_arithmetic="int"))
+    rng = np.random.default_rng(1)
+    np.savez(calibration, x=rng.standard_normal((64, 8, 8, 1)).astype(np.float32), y=rng.integers(0, 4, 64))
+    cut, how = "conv2d_2_out", {"learning": learning, "train_arithmetic": "int"}
+    compile_model(Options(source, name, out, cut=cut, calib=calibration, train="full", **how))
     board = boards.load(name)
     toolchain.pio_run(out)
     return Built(board, out, bundles.load(out), toolchain.firmware_elf(out, board))
@@ -62,17 +67,23 @@ def samples(built: Built) -> Iterator[tuple[NDArray[np.int8], NDArray[np.int8], 
         yield x, rng.integers(-127, 128, elements, np.int8), np.float32(rng.uniform(1e-4, 1e-3))
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("board", ["qemu-m0", "qemu-m4", "qemu-rv32", "qemu-xtensa"])
-def test_one_trajectory(board: str, tmp_path: Path) -> None:
-    built = build(board, tmp_path)
-    assert built.bundle.learning == Learning(arithmetic="int")
+def test_one_trajectory(board: str, way: str, tmp_path: Path) -> None:
+    learning = WAYS[way]
+    built = build(board, tmp_path, learning)
+    assert built.bundle.learning == learning
+    momentum = MOMENTUM * learning.momentum
 
     async def scenario() -> bytes:
         async with running(built) as (session, _):
             for number, (x, gradient, scale) in enumerate(samples(built), 1):
                 reply = await session.forward(x, step=number)
-                await session.backward(reply, gradient, scale=float(scale), step=number)
-                await session.step(number, RATE, SEED)
+                if learning.interleaved:
+                    await session.train(reply, gradient, number, RATE, SEED, scale=float(scale), momentum=momentum)
+                else:
+                    await session.backward(reply, gradient, scale=float(scale), step=number)
+                    await session.step(number, RATE, SEED)
             return await session.get_params()
 
     raw = asyncio.run(scenario())
@@ -80,8 +91,10 @@ def test_one_trajectory(board: str, tmp_path: Path) -> None:
     first = twin.params()
     for number, (x, gradient, scale) in enumerate(samples(built), 1):
         twin.forward(x[None])
-        twin.backward(scale * gradient.astype(np.float32))
-        twin.update(RATE, number, SEED)
+        told = OptimizerStep(RATE, number, SEED, momentum)
+        twin.backward(scale * gradient.astype(np.float32), told if learning.interleaved else None)
+        if not learning.interleaved:
+            twin.update(RATE, number, SEED)
     entries = {entry.name: entry for entry in built.bundle.learned}
     for name, expected in twin.params().items():
         entry = entries[name]

@@ -48,6 +48,13 @@ def library(project: Path) -> TwinLibrary:
     return TwinLibrary(project, sanitize=True)
 
 
+@pytest.fixture(scope="module", params=["float", "int"])
+def remembering(request: pytest.FixtureRequest, models: Path, tmp_path_factory: pytest.TempPathFactory) -> TwinLibrary:
+    """The same with velocities and residuals."""
+    options = ("--momentum", "--rounding", "feedback", "--train-arithmetic", request.param)
+    return TwinLibrary(compiled(models, tmp_path_factory.mktemp(request.param) / "project", *options), sanitize=True)
+
+
 @pytest.fixture
 def mine(project: Path, tmp_path: Path) -> Path:
     """A copy of the project, to keep things in."""
@@ -95,7 +102,10 @@ async def learn(device: Session, step: int, *, size: float = 0.02, **options: An
     x = rng.integers(-128, 128, (1, 8, 8, 1)).astype(np.int8)
     reply = await device.forward(x)
     gradient = np.clip(rng.normal(0, size, reply.outputs[0].size), -3e38, 3e38)
-    await device.backward(reply, gradient.astype(np.float32))
+    if options.get("momentum"):
+        await device.backward(reply, np.clip(np.rint(32 * gradient / size), -127, 127).astype(np.int8), scale=size / 32)
+    else:
+        await device.backward(reply, gradient.astype(np.float32))
     return await device.step(step, 0.05, 3, **options)
 
 
@@ -176,6 +186,35 @@ def test_the_power_fails_at_every_operation_of_a_save(library: TwinLibrary) -> N
     assert cut > 400 and found["old"] > 400
     twin.reboot(5)
     assert raw(twin) == new
+
+
+def test_the_optimizers_memory_takes_what_it_must(library: TwinLibrary, remembering: TwinLibrary) -> None:
+    """Nothing without momentum; else velocities and residuals, which the promise of the journal counts, and which what is
+    written to the learned tensors forgets."""
+    plain, twin = library.create(1, library.blank_flash()), remembering.create(1, remembering.blank_flash())
+    learning = twin.bundle.learning
+    assert learning is not None
+    sizes = {"weight": 864, "bias": 24}
+    memory = sum(count * learning.memory_bytes(kind == "weight") for kind, count in sizes.items())
+    assert twin.flash is not None and plain.flash is not None
+    assert memory == (864 * 5 + 24 * 4 if learning.arithmetic == "float" else 864 * 3 + 24 * 4)
+    assert twin.flash.shape[1] - plain.flash.shape[1] >= memory // 4096 * 4096
+
+    async def saved(device: Session, **options: Any) -> int:
+        await learn(device, 1, save=True, **options)
+        return int((await device.journal()).length)
+
+    most = sum(1 + entry.nbytes for entry in twin.bundle.learned)
+    assert with_session(plain, saved) <= most
+    full = with_session(twin, lambda device: saved(device, momentum=0.9))
+    assert memory * 0.9 < full <= most + memory + 16
+
+    async def forgotten(device: Session) -> int:
+        await device.set_params(await device.get_params())
+        await device.save()
+        return int((await device.journal()).length)
+
+    assert with_session(twin, forgotten) <= most
 
 
 def test_a_power_cut_in_the_main_loop(library: TwinLibrary) -> None:
@@ -554,12 +593,22 @@ def test_train_on_the_command_line(mine: Path, models: Path, tmp_path: Path) -> 
 
 def test_saving_while_training_changes_nothing(library: TwinLibrary) -> None:
     """Power cuts in the saves of a training run, which goes on from its journal: the trajectory is the undisturbed one."""
+    is_undisturbed(library)
+
+
+def test_velocities_and_residuals_outlive_power_cuts(remembering: TwinLibrary) -> None:
+    """So that with momentum and error feedback, too, the trajectory is the undisturbed one."""
+    is_undisturbed(remembering, momentum=0.9)
+
+
+def is_undisturbed(library: TwinLibrary, **options: Any) -> None:
+    """24 steps, saved each, in which the power fails now and then, end where 24 steps do."""
     calm = library.create(1)
     shaken = library.create(1, library.blank_flash())
 
     async def undisturbed(device: Session) -> bytes:
         for step in range(1, 25):
-            await learn(device, step)
+            await learn(device, step, **options)
         return await device.get_params()
 
     async def disturbed(device: Session) -> bytes:
@@ -570,7 +619,7 @@ def test_saving_while_training_changes_nothing(library: TwinLibrary) -> None:
                 while step < 24:
                     if rng.random() < 0.3:
                         shaken.cut_power(int(rng.integers(0, 400)))
-                    asked = asyncio.create_task(learn(device, step + 1, save=True))
+                    asked = asyncio.create_task(learn(device, step + 1, save=True, **options))
                     while not asked.done() and not shaken.dead:
                         await asyncio.sleep(0)
                     if shaken.dead:

@@ -2,10 +2,10 @@
  *
  * journal.h: learned tensors that survive a reset, in flash that a port gives through three hooks.
  *
- * Two slots, written in turn. An entry holds the differences to the values in flash, the step they belong to, the
- * bundle's hash and CRCs. Its header is written last, so at any moment the newest whole entry is either the one before
- * or the new one, whatever byte or erasure the power fails at. Nothing is copied: tensors are coded from where they
- * lie, and decoded into their place, through a buffer of TLC_JOURNAL_BUFFER bytes on the stack.
+ * Two slots, written in turn. An entry holds the differences to the values in flash, the optimizer's memory, the step
+ * they belong to, the bundle's hash and CRCs. Its header is written last, so at any moment the newest whole entry is
+ * either the one before or the new one, whatever byte or erasure the power fails at. Nothing is copied: tensors are
+ * coded from where they lie, and decoded into their place, through a buffer of TLC_JOURNAL_BUFFER bytes on the stack.
  *
  * A slot, little-endian, what is not written is 0xFF:
  *

@@ -118,10 +118,11 @@ typedef struct {
 typedef struct tlc_model {
     const char *name;
     uint8_t bundle_hash[TLC_HASH_BYTES];
-    uint32_t arena_bytes; /* activations, gradients and scratch; contents do not outlive a call pair */
-    uint32_t state_bytes; /* learned tensors, what is derived from them, accumulators, the optimizer's memory; 0 for a
-                             frozen model */
-    uint32_t param_bytes; /* the leading part of the state that `params` describe */
+    uint32_t arena_bytes;  /* activations, gradients and scratch; contents do not outlive a call pair */
+    uint32_t state_bytes;  /* learned tensors, what is derived from them, accumulators, the optimizer's memory; 0 for a
+                              frozen model */
+    uint32_t param_bytes;  /* the leading part of the state that `params` describe */
+    uint32_t memory_bytes; /* its last part: the optimizer's memory; 0: it has none */
     uint16_t layer_count;
     uint8_t input_count;
     uint8_t output_count;

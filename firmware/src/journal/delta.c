@@ -245,7 +245,7 @@ void tlc_delta_put(const tlc_ctx_t *ctx, tlc_sink_t *sink) {
     }
 }
 
-bool tlc_delta_take(tlc_ctx_t *ctx, tlc_source_t *source) {
+bool tlc_delta_take_part(tlc_ctx_t *ctx, tlc_source_t *source) {
     for (uint32_t i = 0; i < ctx->model->param_count; i++) {
         const tlc_param_t *param = &ctx->model->params[i];
         void *values = ctx->state + param->offset;
@@ -264,8 +264,36 @@ bool tlc_delta_take(tlc_ctx_t *ctx, tlc_source_t *source) {
             return false;
         }
     }
-    return source->left == 0;
+    return true;
 }
+
+/* ---- the optimizer's memory ---- */
+
+void tlc_memory_put(const tlc_ctx_t *ctx, tlc_sink_t *sink) {
+    const tlc_model_t *model = ctx->model;
+    const uint8_t *const memory = ctx->state + (model->state_bytes - model->memory_bytes);
+    uint32_t used = model->memory_bytes;
+    while (used > 0 && memory[used - 1] == 0) {
+        used--;
+    }
+    for (uint32_t i = 0; i < used && !sink->failed; i++) {
+        put(sink, memory[i]);
+    }
+}
+
+bool tlc_memory_take(tlc_ctx_t *ctx, tlc_source_t *source) {
+    const tlc_model_t *model = ctx->model;
+    uint8_t *const memory = ctx->state + (model->state_bytes - model->memory_bytes);
+    for (uint32_t i = 0; source->left > 0; i++) {
+        if (i == model->memory_bytes || source->failed) {
+            return false;
+        }
+        memory[i] = (uint8_t)take(source);
+    }
+    return !source->failed;
+}
+
+/* ---- messages ---- */
 
 tlc_status_t tlc_delta_encode(const tlc_ctx_t *ctx, uint8_t *to, uint32_t room, uint32_t *bytes) {
     tlc_sink_t sink;
@@ -282,7 +310,7 @@ tlc_status_t tlc_delta_decode(tlc_ctx_t *ctx, const uint8_t *from, uint32_t byte
     memset(&source, 0, sizeof source);
     source.memory = from;
     source.left = bytes;
-    const bool held = tlc_delta_take(ctx, &source);
+    const bool held = tlc_delta_take_part(ctx, &source) && source.left == 0;
     if (!held) {
         ctx->model->init(ctx);
     } else if (ctx->model->refresh) {

@@ -10,6 +10,9 @@
  *        int32 coded each by itself: z = d << 1 ^ d >> 31, its 7 lowest bits first, bit 7 set where more follow
  *
  * The shorter of the two is taken, so a tensor never takes more than its size and a byte.
+ *
+ * In the journal the optimizer's memory follows, velocities and residuals, as it lies in the state up to its last byte
+ * that is not 0.
  */
 #ifndef TLC_DELTA_H
 #define TLC_DELTA_H
@@ -46,8 +49,12 @@ typedef struct {
 } tlc_source_t;
 
 void tlc_delta_put(const tlc_ctx_t *ctx, tlc_sink_t *sink);
-/* False: no such code; the tensors are half changed. */
-bool tlc_delta_take(tlc_ctx_t *ctx, tlc_source_t *source);
+/* False: no such code; the tensors are half changed. Something may be left. */
+bool tlc_delta_take_part(tlc_ctx_t *ctx, tlc_source_t *source);
+
+void tlc_memory_put(const tlc_ctx_t *ctx, tlc_sink_t *sink);
+/* What is left, into memory that was cleared. False: that is too much. */
+bool tlc_memory_take(tlc_ctx_t *ctx, tlc_source_t *source);
 
 /* Fills the rest of a unit with 0xFF and writes what the buffer still holds. */
 void tlc_sink_flush(tlc_sink_t *sink);

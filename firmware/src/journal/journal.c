@@ -151,7 +151,12 @@ tlc_status_t tlc_journal_load(tlc_journal_t *journal, tlc_ctx_t *ctx, uint32_t *
         }
         tlc_source_t source;
         source_of(journal, slot, entries[slot].bytes, &source);
-        if (tlc_delta_take(ctx, &source) && (source.crc ^ 0xFFFFFFFFu) == entries[slot].crc) {
+        bool held = tlc_delta_take_part(ctx, &source);
+        if (held && ctx->model->refresh) {
+            ctx->model->refresh(ctx);
+        }
+        held = held && tlc_memory_take(ctx, &source);
+        if (held && (source.crc ^ 0xFFFFFFFFu) == entries[slot].crc) {
             journal->newest = (uint8_t)slot;
             journal->sequence = entries[slot].sequence; /* what is written next comes after this one, whatever a damaged
                                                            entry said */
@@ -159,9 +164,6 @@ tlc_status_t tlc_journal_load(tlc_journal_t *journal, tlc_ctx_t *ctx, uint32_t *
             journal->bytes = entries[slot].bytes;
             journal->crc = entries[slot].crc;
             *step = journal->step;
-            if (ctx->model->refresh) {
-                ctx->model->refresh(ctx);
-            }
             journal->status = TLC_OK;
         } else {
             journal->slots[slot] = TLC_SLOT_DAMAGED;
@@ -249,6 +251,7 @@ static bool put_payload(const tlc_journal_t *journal, const tlc_ctx_t *ctx, uint
         sink.room = journal->storage->slot_bytes - TLC_JOURNAL_OVERHEAD;
     }
     tlc_delta_put(ctx, &sink);
+    tlc_memory_put(ctx, &sink);
     tlc_sink_flush(&sink);
     entry->bytes = sink.bytes;
     entry->crc = sink.crc ^ 0xFFFFFFFFu;
