@@ -152,11 +152,11 @@ class RenodeProcess(EmulatorProcess):
             terminal = self.directory / f"uart{number}"
             if port and number == 0:
                 listen(port).close()  # says so where it is taken
-                made = f'emulation CreateServerSocketTerminal {port} "uart{number}" false'
+                made = f'emulation CreateServerSocketTerminal {port} "term{number}" false'
                 self.port = port
                 self._addresses.append(f"tcp://{self.host}:{port}")
             else:
-                made = f'emulation CreateUartPtyTerminal "uart{number}" "{terminal}"'
+                made = f'emulation CreateUartPtyTerminal "term{number}" "{terminal}"'
                 self._addresses.append(f"serial://{terminal}")
             for line in _machine(spec, self.directory, number, made, seed):
                 self.command(line)
@@ -269,7 +269,7 @@ def _machine(spec: Mapping[str, Any], directory: Path, number: int, terminal: st
         f'mach create "board{number}"',
         f"machine LoadPlatformDescription @{directory}/board.repl",
         terminal,
-        f"connector Connect sysbus.{spec['uart']} uart{number}",
+        f"connector Connect sysbus.{spec['uart']} term{number}",
         # Also run when the program resets itself. Loading sets the vector table and where the CPU begins.
         f'macro reset "sysbus LoadELF @{directory}/firmware.elf"',
         "runMacro $reset",
@@ -288,8 +288,8 @@ $elf?=$ORIGIN/../.pio/build/{board}/firmware.elf
 
 mach create $name
 machine LoadPlatformDescription $ORIGIN/board.repl
-emulation CreateServerSocketTerminal 3456 "uart" false
-connector Connect sysbus.{uart} uart
+emulation CreateServerSocketTerminal 3456 "term" false
+connector Connect sysbus.{uart} term
 macro reset
 \"\"\"
     sysbus LoadELF $elf

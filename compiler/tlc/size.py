@@ -201,11 +201,18 @@ def _ram_rows(image: Image, promised: Bundle, board: Board, stack: StackBound) -
         block = promise.arena_bytes + promise.state_bytes + promise.values_bytes
         rows = [Row("RAM", "arena, state, hooks' values", block, sizes["arena"], rebuild)]
     static = sum(section.size for section in image.sections if section.in_ram)
+    weights = 0
+    if board.memory.constants_in_ram:  # the loader puts what is neither code nor variables there, too
+        copied = {s.name: s.size for s in image.sections if s.in_flash and not s.in_ram and not s.executable}
+        static += sum(copied.values())
+        weights = sum(piece.size for piece in image.pieces if piece.origin == "weights" and piece.section in copied)
+        promised_bytes = promise.packed_bytes + promise.table_bytes
+        rows.insert(0, Row("RAM", "weights and tables", promised_bytes, weights, rebuild))
     if any(section.name == ".stack" for section in image.sections):
         static -= promise.stack_bytes  # what the linker sets aside for it, but for a guard
     if image.machine in ("EM_ARM", "EM_RISCV", "EM_XTENSA") and board.port == "baremetal":
         static += 8  # tlc_boot_words, above what the linker knows of
-    others = static - sum(sizes.values())
+    others = static - sum(sizes.values()) - weights
     return [
         *rows,
         Row("RAM", "link", promise.link_bytes, sizes["link"], rebuild),

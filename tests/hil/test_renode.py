@@ -40,6 +40,15 @@ def standin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
+@pytest.fixture(scope="module")
+def echo_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of test_boot.py for the board that stands for one in Renode, built."""
+    directory = tmp_path_factory.mktemp("renode")
+    project = make_project(str(a_renode_board(directory)), directory / "projects")
+    toolchain.pio_run(project, timeout=300)
+    return project
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     path = tmp_path / "firmware.elf"
@@ -76,12 +85,15 @@ def test_scenarios_by_way_of_the_stand_in(standin: Path, tmp_path: Path, monkeyp
     built = build(model(), str(a_renode_board(tmp_path)), tmp_path / "split", cut="conv2d_1_out", train="last")
     report = run_hil(built.directory, only=["greet", "inference", "reset", "several", "power-cut"])
     assert [each.outcome for each in report.outcomes] == ["passed", "passed", "passed", "skipped", "passed"], report
+    assert report.outcomes[1].detail.endswith(
+        " 1,000 instructions of the CPU, the link's among them"
+    )  # the stand-in's count
     assert report.where == "renode" and re.search(r"3 boards in one emulation", report.outcomes[-1].detail)
 
 
-def test_upload_and_stop(standin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_and_stop(standin: Path, echo_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STANDIN_BOARD", "qemu-stm32f4")
-    project = make_project(str(a_renode_board(tmp_path)), tmp_path / "projects")
+    project = echo_project
     state_file = project / ".pio" / "tlc-emulator.json"
     printed = toolchain.pio_run(project, "-t", "upload", timeout=120)
     state = emulator.read_state(state_file)
@@ -117,14 +129,11 @@ def test_two_at_once_and_the_counts(standin: Path, image: Path) -> None:
         one.command("version")
 
 
-def test_a_socket_where_a_port_is_asked_for(standin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_where_a_port_is_asked_for(standin: Path, echo_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STANDIN_BOARD", "qemu-stm32f4")
-    name = str(a_renode_board(tmp_path))
-    project = make_project(name, tmp_path / "projects")
-    toolchain.pio_run(project, timeout=120)
-    board, taken = boards.load(name), emulator.listen()
+    board, taken = boards.load(str(echo_project.parents[1] / "standin.toml")), emulator.listen()
     port = taken.getsockname()[1]
-    elf = toolchain.firmware_elf(project, board)
+    elf = toolchain.firmware_elf(echo_project, board)
     with pytest.raises(ToolchainError, match=f"port {port} of 127.0.0.1 is taken"):
         toolchain.start(board, elf, port=port)
     taken.close()

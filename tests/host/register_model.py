@@ -163,7 +163,7 @@ class Stm32(Core):
         self.sent = bytearray()
         self.held: int | None = None  # the byte in the data register
         self.overrun = False
-        self.set_up: list[str] = []
+        self.late = b""  # comes between the look at the status and the taking of the byte
 
     def handled(self) -> int:
         return 1 << self.interrupt
@@ -229,6 +229,15 @@ class Stm32(Core):
             self.arrives()
             self.serve()
 
+    def looked(self) -> int:
+        """The status: a byte waits, transmitter empty, overrun; then what is late arrives."""
+        status = 0xC0 | (self.held is not None) << 5 | self.overrun << 3
+        if self.held is not None and self.late:
+            late, self.late = self.late, b""
+            self.line.extend(late)
+            self.arrives()
+        return status
+
     def receiving(self) -> bool:
         raise NotImplementedError
 
@@ -242,7 +251,7 @@ class UsartV1(Stm32):
 
     def __init__(self, crystal_mhz: float = 8) -> None:
         super().__init__(0x40004400, 38, crystal_mhz)
-        self.status_read = False
+        self.overrun_seen = False
 
     def receiving(self) -> bool:
         return self.registers.get(self.usart + 0x0C, 0) & 0x2004 == 0x2004
@@ -253,11 +262,12 @@ class UsartV1(Stm32):
 
     def read(self, address: int) -> int:
         if address == self.usart:
-            self.status_read = True
-            return 0xC0 | (self.held is not None) << 5 | self.overrun << 3
+            status = self.looked()
+            self.overrun_seen = bool(status & 8)
+            return status
         if address == self.usart + 4:
-            if self.status_read:
-                self.overrun, self.status_read = False, False
+            if self.overrun_seen:
+                self.overrun, self.overrun_seen = False, False
             return self.take()
         return super().read(address)
 
@@ -286,7 +296,7 @@ class UsartV2(Stm32):
 
     def read(self, address: int) -> int:
         if address == self.usart + 0x1C:
-            return 0xC0 | (self.held is not None) << 5 | self.overrun << 3
+            return self.looked()
         if address == self.usart + 0x24:
             return self.take()
         return super().read(address)

@@ -61,6 +61,16 @@ def test_a_full_ring_stops_and_goes_on(driver: Driver) -> None:
     assert driver.get() == b"after"
 
 
+@pytest.mark.parametrize("name", ["renode-stm32f4-discovery", "renode-stm32f746"])
+def test_a_byte_that_comes_too_early_is_lost_alone(name: str, tmp_path: Path) -> None:
+    """It comes after the look at the status and before the byte before it was taken: an error with no byte."""
+    driver = make(name, tmp_path)
+    driver.model.late = b"B"  # type: ignore[attr-defined]
+    driver.come(b"A")
+    driver.come(b"C")
+    assert driver.get() == b"AC"
+
+
 def test_it_sends(driver: Driver) -> None:
     data = random.Random(3).randbytes(300)
     driver.put(data)

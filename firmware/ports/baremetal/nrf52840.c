@@ -147,7 +147,7 @@ void tlc_hw_init(void) {
     tlc_write(UARTE_RX_TO, (uintptr_t)&incoming);
     tlc_write(UARTE_RX_MOST, 1);
     tlc_write(UARTE_INT_ENABLE, INT_RX_ENDED);
-    tlc_write(NVIC_ENABLE, NVIC_UARTE);
+    tlc_write(NVIC_ENABLE, NVIC_UARTE | NVIC_TIMER1);
     start_reception();
     tlc_core_unmask();
 }
@@ -173,20 +173,16 @@ bool tlc_uart_put(uint8_t byte) {
     return true;
 }
 
-/* TIMER1's interrupt wakes and is never taken: it is let through while all are masked. */
+/* TIMER1's interrupt wakes and is never taken: it is over before interrupts are let through. */
 void tlc_hw_sleep(void) {
     tlc_core_mask();
     if (tlc_ring_empty(&received)) {
-        tlc_write(TIMER1_BASE + TIMER_COMPARED, 0);
-        tlc_write(NVIC_UNPEND, NVIC_TIMER1);
-        tlc_write(NVIC_ENABLE, NVIC_TIMER1);
         tlc_write(TIMER1_BASE + TIMER_CLEAR, 1);
         tlc_write(TIMER1_BASE + TIMER_START, 1);
         tlc_core_wait();
         tlc_write(TIMER1_BASE + TIMER_STOP, 1);
         tlc_write(TIMER1_BASE + TIMER_COMPARED, 0);
-        (void)tlc_read(TIMER1_BASE + TIMER_COMPARED);
-        tlc_write(NVIC_DISABLE, NVIC_TIMER1);
+        (void)tlc_read(TIMER1_BASE + TIMER_COMPARED); /* it takes the bus some time */
         tlc_write(NVIC_UNPEND, NVIC_TIMER1);
     }
     tlc_core_unmask();

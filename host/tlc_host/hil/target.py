@@ -169,6 +169,10 @@ class Target:
                 sessions.append(session)
             yield sessions
 
+    async def instructions(self) -> int | None:
+        """Instructions that the emulated CPU has run; None: nobody tells."""
+        return await asyncio.to_thread(self._process.instructions) if self._process is not None else None
+
     async def reset(self) -> None:
         """Presses the button; a process is replaced by another on the same port.
 
