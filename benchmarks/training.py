@@ -5,7 +5,8 @@
 
 ``peers``: networks with the update schemes that others published for them, batch 1, softmax cross-entropy, SGD: TinyEngine's example
 (mcunet-5fps, 128 x 128 x 3, 10 classes) and MCUNetV3's MobileNetV2-w0.35. ``ladder``: the first of them with everything learning in
-float32, in int8, with the sparse scheme, with updates between the steps of the backward pass, and as it is compiled. ``boards``: a
+float32, in int8, with the sparse scheme, with updates between the steps of the backward pass, as it is compiled, and with its first
+layers in strips of rows. ``boards``: a
 small network on three cores.
 
 From ``TLC_DATA``: ``models/peers/*.onnx`` and ``*.json`` (``updates``: layer, kind, slice), ``models/trained/lenet5_mnist.onnx``, and
@@ -40,6 +41,7 @@ from tlc.learning import Learning
 from tlc.passes.backward import differentiate
 from tlc.passes.canonicalize import canonicalize
 from tlc.passes.memory import place
+from tlc.passes.patches import least
 from tlc.passes.quantize import quantize
 from tlc.passes.schedule import gradient_name, schedule, scratch_name, sum_name
 from tlc.passes.select import parse_spec
@@ -242,6 +244,8 @@ def ladder(root: Path, pack: Any, scratch: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     int8, sparse = (planned(train, "many", thrifty=False) for train in ("full", whole))
     inner, ours = planned(whole, "1", thrifty=False), planned(spec, "1", thrifty=True)
+    plan = differentiate(graph, parse_spec(graph, spec), Learning(batch="1"))
+    strips = least(ours, STRIPS, lambda made: schedule(graph, plan, steps=ours.forward, strips=made), {})
     options = Options(
         model, roomy_board(scratch), scratch / "ladder", cut="none", calib=images(root, scratch), pack=pack
     )
@@ -258,6 +262,7 @@ def ladder(root: Path, pack: Any, scratch: Path) -> list[dict[str, Any]]:
         ("+ sparse: the scheme's tensors", sparse.arena_bytes, sparse.state_bytes, whole),
         ("+ updates inside the backward pass", inner.arena_bytes, inner.state_bytes, whole),
         ("ours: + slices, masks as bits", ours.arena_bytes, ours.state_bytes, spec),
+        ("+ the first layers in strips (planned)", strips.arena_bytes, strips.state_bytes, None),
     ):
         of_step: dict[str, int] = counted[learns] if learns else {}
         rows.append({"step": title, "arena_bytes": arena, "state_bytes": state, **of_step})
