@@ -278,7 +278,7 @@ def test_plan_flags(models: Path, tmp_path: Path, roomy: bool) -> None:
     instructions and bytes on the link, and better in one."""
     path = "qemu-m4" if roomy else cramped(tmp_path, models)
     memory = boards.load(path).memory
-    rows = planned(models, board=path)
+    rows = planned(models, "--patches", "none", board=path)
     for row in rows:
         assert row["fits"] == (row["flash_bytes"] <= memory.flash_bytes and row["ram_bytes"] <= memory.ram_bytes)
     assert {row["fits"] for row in rows} == {True} | {roomy}
@@ -301,7 +301,11 @@ def test_plan_does_not_depend_on_the_transport_but_for_time(models: Path) -> Non
 
 
 def test_plan_table_marks(models: Path, tmp_path: Path) -> None:
-    done = succeeds("plan", models / "small.onnx", "--board", cramped(tmp_path, models))
+    board = cramped(tmp_path, models)
+    in_strips = succeeds("plan", models / "small.onnx", "--board", board)
+    assert "2 strips" in in_strips.out and "(+" not in in_strips.out
+    done = succeeds("plan", models / "small.onnx", "--board", board, "--patches", "none")
+    assert "strips" not in done.out
     assert "*" in done.out and "(+" in done.out and "none" in done.out and done.err == ""
 
 
