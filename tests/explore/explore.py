@@ -22,6 +22,7 @@ CASES = {
     "one message, loss and copies": Settings(room=1, resets=0, restarts=0, host_says=((1, 20),), device_says=()),
     "a reset": Settings(room=1, resets=1, restarts=0, duplicates=False, host_says=((1, 20),), device_says=()),
     "a restart": Settings(room=1, resets=0, restarts=1, duplicates=False, host_says=((1, 20),), device_says=()),
+    "a reset and a restart": Settings(room=1, duplicates=False, host_says=((1, 20),), device_says=()),
     "a reset and a restart, copies": Settings(room=1, host_says=((1, 20),), device_says=()),
     "both deaf for long": Settings(room=1, resets=0, restarts=0, silences=1, host_says=((1, 20),), device_says=()),
     "fragments, both ways": Settings(room=1, resets=0, restarts=0, host_says=((1, 150),), device_says=((1, 150),)),

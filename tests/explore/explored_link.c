@@ -155,6 +155,38 @@ void explored_pass(world_t *world, int dead) {
     settle(world);
 }
 
+static uint32_t offset_of(const world_t *world, const void *field) {
+    return (uint32_t)((const uint8_t *)field - (const uint8_t *)world);
+}
+
+/* Offsets of all that is a session number or a nonce: what matters is only which are equal. How many. */
+size_t explored_names(const world_t *world, uint32_t *at) {
+    const tlc_link_t *link = &world->link;
+    size_t count = 0;
+    at[count++] = offset_of(world, &link->peer.session);
+    at[count++] = offset_of(world, &link->peer.nonce);
+    at[count++] = offset_of(world, &link->pending.session);
+    at[count++] = offset_of(world, &link->pending.nonce);
+    at[count++] = offset_of(world, &link->last_session);
+    at[count++] = offset_of(world, &link->end_session);
+    at[count++] = offset_of(world, &world->session);
+    at[count++] = offset_of(world, link->control); /* messages begin with their session */
+    for (uint32_t i = 0; i < TLC_LINK_OUTGOING; i++) {
+        at[count++] = offset_of(world, link->outgoing[i].header);
+    }
+    for (uint32_t i = 0; i < TLC_LINK_INCOMING; i++) {
+        at[count++] = offset_of(world, link->incoming[i].header);
+    }
+    return count;
+}
+
+/* Offsets of what only makes session numbers that were not used before. */
+size_t explored_seeds(const world_t *world, uint32_t *at) {
+    at[0] = offset_of(world, &world->link.opened);
+    at[1] = offset_of(world, &world->link.config.boot);
+    return 2;
+}
+
 uint32_t explored_session(const world_t *world) { return tlc_link_session(&world->link); }
 uint32_t explored_got(const world_t *world) { return world->got; }
 uint32_t explored_wrong(const world_t *world) { return world->wrong; }

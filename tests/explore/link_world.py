@@ -12,7 +12,7 @@ import ctypes
 import pickle
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import states
 from states import NOW
 
 from tlc_host.link import EndReason, Link, State, Stream
+from tlc_host.link.frame import FrameType, parse
 
 HERE = Path(__file__).resolve().parent
 FIRMWARE = HERE.parents[1] / "firmware"
@@ -38,6 +39,7 @@ def build(directory: Path, name: str, sources: Sequence[str]) -> ctypes.CDLL:
     loaded.explored_bytes.restype = ctypes.c_size_t
     loaded.explored_output.restype = ctypes.c_size_t
     loaded.explored_session.restype = ctypes.c_uint32
+    loaded.explored_names.restype = loaded.explored_seeds.restype = ctypes.c_size_t
     return loaded
 
 
@@ -90,6 +92,22 @@ class Host:
     rule: str | None = None
 
 
+def _named(wire: bytes, name: Callable[[int], int]) -> Hashable:
+    """A frame with its session numbers and nonces named, and without the device's boot number, which nobody here reads."""
+    frame = parse(wire[:-1])
+    assert frame is not None
+    payload = frame.payload
+    session = name(frame.session)
+    if frame.type in (FrameType.OPEN, FrameType.ACCEPT):
+        payload = name(int.from_bytes(payload[:4], "little")).to_bytes(4, "little") + bytes(4) + payload[8:]
+    elif frame.type == FrameType.ANNOUNCE:
+        payload = b""
+    elif frame.type >= FrameType.MESSAGE and frame.offset == 0:
+        payload = name(int.from_bytes(payload[:4], "little")).to_bytes(4, "little") + payload[4:]
+    numbers = (frame.credit, frame.sequence, frame.acknowledge, frame.selective, frame.message)
+    return frame.type, frame.stream, frame.flags, session, numbers, frame.offset, frame.length, payload
+
+
 class LinkWorld:
     """A :class:`states.World`."""
 
@@ -101,13 +119,23 @@ class LinkWorld:
         self.frame = ctypes.create_string_buffer(1024)
         script = [stream << 12 | count for stream, count in settings.device_says]
         self.script = (ctypes.c_uint16 * 4)(*script, *[0] * (4 - len(script)))
-        nonces = Nonces()
-        link = Link(fragment=128, window=2, max_message=4096, random32=nonces)
-        self.host = Host(link, nonces, left=(settings.resets, settings.restarts, settings.silences))
+        offsets = (ctypes.c_uint32 * 64)()
+        self.names = list(offsets[: library.explored_names(self.at, offsets)])
+        self.seeds = list(offsets[: library.explored_seeds(self.at, offsets)])
+        self.begin = self.at.value - ctypes.addressof(self.memory)
+        self.nonces = Nonces()
+        link = self._link(0)
+        self.host = Host(link, self.nonces, left=(settings.resets, settings.restarts, settings.silences))
         link.open(NOW)
         self.reset()
         self._send()
         states.normalize(link)
+
+    def _link(self, nonce: int) -> Link:
+        self.nonces.last = nonce
+        link = Link(fragment=128, window=2, max_message=4096, random32=self.nonces)
+        link._polled_ms = NOW
+        return link
 
     def reset(self) -> None:
         assert self.c.explored_init(self.at, self.host.boot, self.settings.messages, self.script) == 0
@@ -115,17 +143,38 @@ class LinkWorld:
     # ---- states ----
 
     def save(self) -> Any:
-        return self.memory.raw, pickle.dumps(self.host, 5)
+        host, link = self.host, self.host.link
+        session = pickle.dumps(link._session, 5) if link._session else b""
+        said = (host.session, host.said, host.bulk, host.control, host.down, host.up, host.left, host.boot, host.rule)
+        return self.memory.raw, host.nonces.last, said, session, (link.state, link._nonce, link._open_ms, link._end)
 
     def load(self, saved: Any) -> None:
-        memory, host = saved
+        memory, nonce, said, session, opening = saved
         ctypes.memmove(self.memory, memory, len(memory))
-        self.host = pickle.loads(host)
+        link = self._link(nonce)
+        link.state, link._nonce, link._open_ms, link._end = opening
+        link._session = pickle.loads(session) if session else None
+        self.host = Host(link, self.nonces, *said)
 
     def key(self) -> bytes:
-        host = self.host
-        rest = (host.session, host.said, host.bulk, host.control, host.down, host.up, host.left, host.nonces.last)
-        return states.digest(self.memory.raw, states.key_of(host.link), rest)
+        """Session numbers and nonces are named in the order in which they are met: worlds that differ only in them behave
+        alike, and a new one is never equal to one that is still known anywhere."""
+        host, link = self.host, self.host.link
+        names = {0: 0}
+
+        def name(value: int) -> int:
+            return names.setdefault(value, len(names))
+
+        end = link._end and (name(link._end[0]), link._end[1])
+        first = (name(link._nonce), name(link.session), end, name(host.session))
+        memory = bytearray(self.memory.raw[self.begin :])
+        for at in self.seeds:
+            memory[at : at + 4] = bytes(4)
+        for at in self.names:
+            memory[at : at + 4] = name(int.from_bytes(memory[at : at + 4], "little")).to_bytes(4, "little")
+        lines = [[_named(wire, name) for wire in line] for line in (host.down, host.up)]
+        rest = (first, host.said, host.bulk, host.control, lines, host.left)
+        return states.digest(memory, states.key_of(link, name), rest)
 
     def wrong(self) -> str | None:
         device = self.c.explored_wrong(self.at)
@@ -188,7 +237,7 @@ class LinkWorld:
             host.boot += 1
             self.reset()
         else:
-            host.link = Link(fragment=128, window=2, max_message=4096, random32=host.nonces)
+            host.link = self._link(host.nonces.last)
             host.link.open(NOW)
         resets, restarts, silences = host.left
         host.left = (

@@ -7,15 +7,23 @@ import copyreg
 import hashlib
 import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tlc_host.link import Link
+from tlc_host.link import Link, Stream
 from tlc_host.link.endpoint import ARMS, REMEMBER, Counters
 from tlc_host.link.frame import encode, parse
 
+_STREAMS = tuple(Stream)
+
+
+def _stream(number: int) -> Stream:
+    return _STREAMS[number]
+
+
 copyreg.pickle(memoryview, lambda view: (memoryview, (bytes(view),)))
+copyreg.pickle(Stream, lambda stream: (_stream, (int(stream),)))  # faster than by its name
 
 NOW = 1_000_000.0
 TICK = 1100.0
@@ -50,9 +58,11 @@ class Explored:
     trace: tuple[str, ...] = ()
 
 
-def digest(*parts: Hashable) -> bytes:
+def digest(memory: bytes | bytearray, *parts: Hashable) -> bytes:
     """16 bytes that stand for a state."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+    found = hashlib.blake2b(memory, digest_size=16)
+    found.update(repr(parts).encode())
+    return found.digest()
 
 
 def explore(world: World, most: int = 10**9, *, fair_steps: int = 400) -> Explored:
@@ -218,13 +228,13 @@ def let_pass(link: Link, dead: bool) -> None:
         sent.sent_ms -= ms
 
 
-def key_of(link: Link) -> Hashable:
-    """All of a normalized link that its behaviour depends on."""
+def key_of(link: Link, name: Callable[[int], int]) -> Hashable:
+    """All of a normalized link that its behaviour depends on; ``name`` stands for session numbers, with which messages begin."""
     session = link._session
     if session is None:
-        return link.state.value, link._nonce, link._open_ms, link._end
+        return link.state.value, link._open_ms
     return (
-        (link.state.value, link._nonce, link._open_ms, link._end, session.number, session.lost, session.look_ms),
+        (link.state.value, link._open_ms, session.lost, session.look_ms),
         [
             (q, s.offset, s.bytes, s.counter, s.sent_ms, s.tries, s.lost, s.late, s.message.stream, s.message.number)
             for q, s in session.sent.items()
@@ -234,7 +244,10 @@ def key_of(link: Link) -> Hashable:
         list(session.send_number.values()),
         list(session.take_number.values()),
         [
-            [(n, m.type, m.received, bytes(m.data)) for n, m in sorted(waiting.items())]
+            [
+                (n, m.type, m.received, name(int.from_bytes(m.data[:4], "little")), bytes(m.data[4:]))
+                for n, m in sorted(waiting.items())
+            ]
             for waiting in session.incoming.values()
         ],
         (session.blocked, session.progress_ms, session.held, session.take_sequence, session.take_bitmap, session.grant),
