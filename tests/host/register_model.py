@@ -163,6 +163,9 @@ class Stm32(Core):
         self.sent = bytearray()
         self.held: int | None = None  # the byte in the data register
         self.overrun = False
+        self.flash = bytearray(b"\x55" * 0x100000)
+        self.keys: list[int] = []
+        self.flash_control, self.flash_busy = 1 << 31, 0
         self.late = b""  # comes between the look at the status and the taking of the byte
 
     def handled(self) -> int:
@@ -183,7 +186,31 @@ class Stm32(Core):
         divider = self.registers.get(0x40023808, 0) >> shift & 7
         return self.sysclk() / (1 << max(0, divider - 3))
 
+    SECTOR_BYTES = 0x20000
+    """Of sector 5 and above; what lies below is as much as one of these, in five."""
+
+    def flash_erase(self) -> None:
+        """The sector that the control register names, which must be one of the large ones."""
+        sector = self.flash_control >> 3 & 15
+        start = (sector - 4) * self.SECTOR_BYTES
+        assert sector > 4 and start < len(self.flash), "no such sector, or one of the program's"
+        self.flash[start : start + self.SECTOR_BYTES] = b"\xff" * self.SECTOR_BYTES
+        self.flash_busy = 3
+
+    def flash_program(self, offset: int, value: int) -> None:
+        """A word: bits are cleared alone."""
+        assert self.flash_control & 0x301 == 0x201 and not self.flash_control & 1 << 31, "not set up for words"
+        assert not self.flash_busy, "the word before is still written"
+        old = int.from_bytes(self.flash[offset : offset + 4], "little")
+        self.flash[offset : offset + 4] = (old & value).to_bytes(4, "little")
+        self.flash_busy = 2
+
     def read(self, address: int) -> int:
+        if address == 0x40023C0C:
+            self.flash_busy -= self.flash_busy > 0
+            return 1 << 16 if self.flash_busy else 0
+        if address == 0x40023C10:
+            return self.flash_control
         if address == 0x40023800:
             on = self.registers.get(address, 0x83)
             ready = (on & 1 << 16 and self.crystal_mhz) and 1 << 17
@@ -198,6 +225,19 @@ class Stm32(Core):
         return super().read(address)
 
     def write(self, address: int, value: int) -> None:
+        if 0x08000000 <= address < 0x08000000 + len(self.flash):
+            self.flash_program(address - 0x08000000, value & 0xFFFFFFFF)
+            return
+        if address == 0x40023C04:
+            self.keys.append(value)
+            if self.keys[-2:] == [0x45670123, 0xCDEF89AB]:
+                self.flash_control &= ~(1 << 31)
+        elif address == 0x40023C10:
+            assert value == 1 << 31 or not self.flash_control & 1 << 31, "flash is locked"
+            self.flash_control = value
+            if value & 1 << 16:
+                assert value & 2 and not self.flash_busy
+                self.flash_erase()
         super().write(address, value)
         if address == 0x40023808 and value & 3 == 2:
             assert self.registers[0x40023C00] & 15 >= (self.sysclk() - 1) // 30, "flash is too slow for this clock"
@@ -283,6 +323,8 @@ class UsartV1(Stm32):
 
 class UsartV2(Stm32):
     """RM0385, 31.8: errors are cleared by a register of their own."""
+
+    SECTOR_BYTES = 0x40000
 
     def __init__(self, crystal_mhz: float = 25) -> None:
         super().__init__(0x40011000, 37, crystal_mhz)
@@ -445,8 +487,9 @@ class Driver:
         files = [str(directory / "shim.c"), *(str(PORT / name) for name in sources)]
         subprocess.run([*command, *flags, *include, *files, "-o", str(library)], check=True)
         self.library = ctypes.CDLL(str(library))
-        for name in ("tlc_uart_get", "tlc_uart_put"):
-            getattr(self.library, name).restype = ctypes.c_bool
+        for name in ("tlc_uart_get", "tlc_uart_put", "tlc_hw_flash_erase", "tlc_hw_flash_write"):
+            if hasattr(self.library, name):
+                getattr(self.library, name).restype = ctypes.c_bool
         for name in ("tlc_hw_nanos", "tlc_hw_ticks"):
             getattr(self.library, name).restype = ctypes.c_uint64
         read = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_size_t)(self._guarded(model.read, 0))
@@ -497,6 +540,18 @@ class Driver:
         for byte in data:
             assert self.library.tlc_uart_put(byte)
         self._check()
+
+    def erase(self, at: int, count: int) -> bool:
+        """Whole sectors of flash."""
+        good = bool(self.library.tlc_hw_flash_erase(ctypes.c_void_p(at), ctypes.c_uint32(count)))
+        self._check()
+        return good
+
+    def program(self, at: int, data: bytes) -> bool:
+        """Words of flash."""
+        good = bool(self.library.tlc_hw_flash_write(ctypes.c_void_p(at), data, ctypes.c_uint32(len(data))))
+        self._check()
+        return good
 
     def sleep(self) -> None:
         """The main loop has nothing to do."""

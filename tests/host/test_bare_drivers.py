@@ -129,6 +129,28 @@ def test_clock_tree_baud_and_pins(name: str, crystal: bool, tmp_path: Path) -> N
     assert driver.get() == b"hello"
 
 
+@pytest.mark.parametrize("name", ["renode-stm32f4-discovery", "renode-stm32f746"])
+def test_flash_of_the_journal(name: str, tmp_path: Path) -> None:
+    """The two last sectors, one by one; what is written clears bits, all else stays, and flash is locked afterwards."""
+    driver = make(name, tmp_path)
+    model = driver.model
+    assert isinstance(model, Stm32)
+    size, end = model.SECTOR_BYTES, len(model.flash)
+    assert size == boards.load(name).memory.journal_sector_bytes or name.endswith("746")
+    data = random.Random(4).randbytes(400)
+    for start in (end - 2 * size, end - size):
+        before = bytes(model.flash[: end - 2 * size])
+        assert driver.erase(0x08000000 + start, size)
+        assert model.flash[start : start + size] == b"\xff" * size
+        assert driver.program(0x08000000 + start + 8, data)
+        assert model.flash[start + 8 : start + 408] == data
+        assert driver.program(0x08000000 + start + 8, bytes(400)), "a second time, over what is there"
+        assert model.flash[start : start + 412] == b"\xff" * 8 + bytes(400) + b"\xff" * 4
+        assert model.flash[: end - 2 * size] == before
+    assert model.flash_control == 1 << 31
+    assert model.registers[0x40023C00] == {"renode-stm32f746": 0x305}.get(name, 0x705), "the caches are on again"
+
+
 def test_pins_and_baud_of_the_nano(tmp_path: Path) -> None:
     registers = make("renode-nano33ble", tmp_path).model.registers
     uarte = Nrf52840.UARTE
