@@ -104,7 +104,7 @@ def test_training_is_that_of_the_cut_alone(models: Models, how: str) -> None:
     options = LEARNING[how]
     library = TwinLibrary(models.compile(f"learns{how.replace(' ', '')}", cuts=(A, B, C, D), **options), sanitize=True)
     at_once = library.bundle.learning is not None and library.bundle.learning.interleaved
-    momentum = 0.5 if how == "momentum" else 0.0
+    momentum, decay = (0.5, 0.1) if how == "momentum" else (0.0, 0.0)
     for cut in (A, B, D):
         one, twin = Twin(single(models, cut, how)), Twin(library)
         twin.select(cut)
@@ -118,8 +118,8 @@ def test_training_is_that_of_the_cut_alone(models: Models, how: str) -> None:
                 one.backward(g, step)
                 twin.backward(g, step)
             if not at_once:
-                one.update(0.2, number, 9, momentum=momentum)
-                twin.update(0.2, number, 9, momentum=momentum)
+                one.update(0.2, number, 9, momentum=momentum, weight_decay=decay)
+                twin.update(0.2, number, 9, momentum=momentum, weight_decay=decay)
         found, wanted = twin.params(), one.params()
         assert len(wanted) == twin.bundle.cuts[twin.bundle.cut_index or 0].learned
         assert any((begun[name] != value).any() for name, value in wanted.items())
