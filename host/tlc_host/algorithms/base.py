@@ -243,7 +243,7 @@ class Algorithm(ABC):
                 "the device goes on behind the host segment"
                 if bundle.tail
                 else "the device does not go on behind the host segment",
-                where=where,
+                where=f"{where}: --algorithm {cls.name}",
                 remedy="take --algorithm ushaped" if bundle.tail else "compile with --tail and --loss",
             )
         if cls.exits:
