@@ -247,6 +247,8 @@ def test_only_where_the_ram_does_not_suffice(files: Path) -> None:
 def test_refusals(files: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--patches 4: the first layers are not computed in strips: conv2d .* learns"):
         compile_model(options(files, "no", patches="4", train="full", learning=Learning("1", loss="softmax-ce")))
+    with pytest.raises(UsageError, match=r"strips: the backward pass reads 'conv2d_out.*'; choose another"):
+        compile_model(options(files, "no", patches="4", train="full", learning=Learning(loss="softmax-ce")))
     net = Builder("flat", (1, 40), seed=1)
     net.dense(8)
     net.dense(3)

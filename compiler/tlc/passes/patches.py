@@ -110,5 +110,5 @@ def _most_alive(program: Program, strips: Strips, packed: Mapping[str, int]) -> 
 
 def _reason(program: Program) -> str:
     """Why there is no candidate."""
-    found = layer_objection(program, 0) or (layer_objection(program, 1) if len(program.forward) > 1 else "")
+    found = objection(program, min(2, len(program.forward)))
     return found or "no layers in a row, of which only the last is read elsewhere, have several rows"
