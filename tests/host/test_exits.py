@@ -318,6 +318,34 @@ def test_samples_of_its_own(root: Path) -> None:
     assert 0 < own < 20 and asked == 20 - own and stats.exited == own
 
 
+def test_the_daemon_tells_how_many(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sets the threshold, and sets it again after the device's reset."""
+    import tlc_host.serve as daemon
+
+    monkeypatch.setattr(daemon, "WATCH_S", 0.01)
+    monkeypatch.setattr(daemon, "EXITS_TOLD", 5)
+    said: list[str] = []
+
+    async def inside() -> None:
+        twin = Twin(root / "fitted")
+        device = await linked(root / "fitted", twin, on_sample=lambda reply: np.zeros(10, np.float32))
+        watch = asyncio.create_task(daemon._watch(device.session, said.append, 0.0))
+        for times in (1, 2):
+            while len(said) < 3 * times - 2:
+                twin.sample(np.full(64, 0.5, np.float32))
+                await asyncio.sleep(0.002)
+            if times == 1:
+                twin.reboot(2)
+                while len(said) < 3:
+                    await asyncio.sleep(0.01)
+        watch.cancel()
+        await device.session.close()
+
+    asyncio.run(asyncio.wait_for(inside(), 60))
+    assert "itself (100.0%)" in said[0] and "restarted" in said[1] and said[2].endswith("back")
+    assert "itself (100.0%)" in said[3]
+
+
 # ---- what does not fit -----------------------------------------------------------------------------------------------------
 
 
