@@ -33,7 +33,7 @@ if TYPE_CHECKING or __name__ != "tlc_emulator_renode":
 else:  # the copy in the PlatformIO platform
     from tlc_emulator import EmulatorFailed, EmulatorProcess, EmulatorTooOld, listen, spawn
 
-__all__ = ["HOW_TO_GET_IT", "RenodeProcess", "boot", "find_renode", "project_files"]
+__all__ = ["HOW_TO_GET_IT", "RenodeProcess", "boot", "find_renode", "project_files", "renode"]
 
 VARIABLE = "TLC_RENODE"
 HOW_TO_GET_IT = f"install Renode 1.16 or newer (https://github.com/renode/renode/releases) and put it on the PATH, or name it in {VARIABLE}"
@@ -53,6 +53,20 @@ GUARD = 'exec 3<&0; "$@" </dev/null 3<&- & child=$!; (cat <&3 >/dev/null; kill -
 def find_renode() -> str | None:
     """The program that ``TLC_RENODE`` names, or the one on the PATH; None where there is none."""
     return shutil.which(os.environ.get(VARIABLE) or "renode")
+
+
+def renode() -> str:
+    """What :func:`find_renode` finds.
+
+    Raises:
+        EmulatorFailed: nothing.
+    """
+    program, named = find_renode(), os.environ.get(VARIABLE)
+    if program is None:
+        raise EmulatorFailed(
+            f"{VARIABLE} names no program: '{named}'" if named else "renode is not installed", HOW_TO_GET_IT
+        )
+    return program
 
 
 class _Timed(xmlrpc.client.Transport):
@@ -364,12 +378,7 @@ def boot(
     Raises:
         EmulatorFailed: Renode is missing, too old, refuses something, or ended.
     """
-    program = find_renode()
-    if program is None:
-        named = os.environ.get(VARIABLE)
-        raise EmulatorFailed(
-            f"{VARIABLE} names no program: '{named}'" if named else "renode is not installed", HOW_TO_GET_IT
-        )
+    program = renode()
     directory = Path(tempfile.mkdtemp(prefix="tlc-renode-"))
     (directory / "firmware.elf").symlink_to(image)
     (directory / "board.repl").write_text(_description(spec), encoding="utf-8")

@@ -66,7 +66,7 @@ def a_renode_board(directory: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", RENODE)
-def test_the_firmware_is_built_and_fits(name: str, tmp_path: Path) -> None:
+def test_the_firmware_is_built_and_fits(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = build(model(), name, tmp_path / "split", cut="conv2d_1_out", train="last")
     report = measure(built.directory)
     require(report)
@@ -78,6 +78,9 @@ def test_the_firmware_is_built_and_fits(name: str, tmp_path: Path) -> None:
         text = (built.directory / "renode" / file).read_text()
         assert f".pio/build/{name}/firmware.elf" in text and f"sysbus.{built.board.emulator_spec()['uart']}" in text
     assert f"{built.board.emulator_spec()['seed_address'] + 4:#x}" in text
+    monkeypatch.setenv("TLC_RENODE", "no-such-renode")
+    with pytest.raises(ToolchainError, match="TLC_RENODE names no program: 'no-such-renode'; install Renode"):
+        run_hil(built.directory)
 
 
 def test_scenarios_by_way_of_the_stand_in(standin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

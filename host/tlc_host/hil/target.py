@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlc import boards, toolchain
+from tlc import boards, emulator_renode, toolchain
 from tlc import bundle as bundles
 from tlc.debugger import Debugger
 from tlc.emulator import EmulatorProcess
@@ -74,7 +74,8 @@ class Target:
         self._debugger: Debugger | None = None
         self.seed = 0
         if not device:
-            self.board.emulator_spec()
+            if self.board.emulator_spec()["kind"] == "renode":
+                emulator_renode.renode()  # raises where there is none, once and not for every scenario
             self.elf = image_of(directory, self.board)
 
     @cached_property
