@@ -46,8 +46,8 @@ UART_SECONDS = 20.0
 POLL_SECONDS = 0.02
 
 # Renode may be a script around the program that does the work, so what ends is the process group: when the pipe from this
-# process closes, however this process ends.
-GUARD = 'exec 3<&0; "$@" </dev/null 3<&- & child=$!; (cat <&3 >/dev/null; kill -9 0) & wait "$child"'
+# process closes, however this process ends; and with it the instance's directory, which is the script's name.
+GUARD = 'exec 3<&0; "$@" </dev/null 3<&- & child=$!; (cat <&3 >/dev/null; rm -rf "$0"; kill -9 0) & wait "$child"'
 
 
 def find_renode() -> str | None:
@@ -385,7 +385,7 @@ def boot(
     command = [program, "--disable-gui", "--plain", "--hide-log", "--robot-server-port", "0"]
     command += ["--config", str(directory / "config")]
     if not detach:
-        command = ["sh", "-c", GUARD, "renode", *command]
+        command = ["sh", "-c", GUARD, str(directory), *command]
     log_file: IO[bytes] = open(log if log is not None else directory / "log", "wb")  # noqa: SIM115
     try:
         process = spawn(

@@ -208,13 +208,17 @@ def test_no_orphan_when_we_are_killed(standin: Path, image: Path) -> None:
         "import os, sys, time\nfrom tlc import boards, toolchain\n"
         f"process = toolchain.start(boards.load({BOARD!r}), {str(image)!r})\n"
         "print(process.pid, *(int(path.name[7:]) for path in process.directory.glob('renode-*')), flush=True)\n"
+        "print(process.directory, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         pids = [int(word) for word in child.stdout.readline().split()]
+        directory = Path(child.stdout.readline().strip())
+        assert directory.is_dir()
         child.send_signal(signal.SIGKILL)
     assert len(pids) == 2 and all(gone(pid) for pid in pids)
+    assert not directory.exists()
 
 
 def test_a_board_file_that_lacks_what_renode_needs(tmp_path: Path) -> None:
