@@ -204,18 +204,19 @@ tlc_status_t tlc_device_init(tlc_device_t *device, const tlc_device_config_t *co
     if (config->sample && config->standalone && !value_room(device, model->outputs[0].elements)) {
         return TLC_ERR_SIZE;
     }
+    const uint32_t widest = widest_output(model);
     uint32_t largest_input = 0;
     for (uint32_t i = 0; i < model->input_count; i++) {
         largest_input = max_u32(largest_input, model->inputs[i].elements);
     }
     if ((config->message && config->message_bytes < largest_input) ||
-        (config->output && config->output_bytes < max_u32(total_outputs(model), widest_output(model)))) {
+        (config->output && config->output_bytes < max_u32(total_outputs(model), widest))) {
         return TLC_ERR_SIZE;
     }
     const uint32_t room = config->message ? config->message_bytes : model->arena_bytes;
     uint32_t largest = TLC_FORWARD_BYTES + largest_input;
     if (model->param_count) {
-        largest = max_u32(largest, TLC_TRAIN_BYTES + min_u32(4u * widest_output(model), room));
+        largest = max_u32(largest, TLC_TRAIN_BYTES + min_u32(4u * widest, room));
     }
     if (model->tail) {
         largest_input = max_u32(largest_input, model->tail->input->elements);
