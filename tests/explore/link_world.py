@@ -144,6 +144,7 @@ class LinkWorld:
 
     def save(self) -> Any:
         host, link = self.host, self.host.link
+        assert not link.events and not link.messages
         session = pickle.dumps(link._session, 5) if link._session else b""
         said = (host.session, host.said, host.bulk, host.control, host.down, host.up, host.left, host.boot, host.rule)
         return self.memory.raw, host.nonces.last, said, session, (link.state, link._nonce, link._open_ms, link._end)
@@ -247,6 +248,9 @@ class LinkWorld:
         )
         self.look()
         self._send()
+        if host.link.events:  # the session was given up: nothing is left to be looked at in a state
+            self.look()
+            self._send()
         states.normalize(host.link)
 
     def _send(self) -> None:
