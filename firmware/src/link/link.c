@@ -409,9 +409,9 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
         }
         if (is_due(now, base + rto(link))) {
             const bool heard = (int32_t)(link->heard_ms - base) > 0;
-            time_out(link, oldest[0], heard);
+            time_out(link, oldest[0], heard && link->backoff);
             if (oldest[1] && !link->lossy) {
-                time_out(link, oldest[1], heard); /* two probes: one may be lost again */
+                time_out(link, oldest[1], heard && link->backoff); /* two probes: one may be lost again */
             }
             const uint8_t most = heard ? HEARD_BACKOFF : MAX_BACKOFF;
             link->progress_ms = now;

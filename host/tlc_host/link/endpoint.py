@@ -618,7 +618,7 @@ class Link:
             for sent in waiting[: 1 if session.lossy else 2]:  # two probes: one may be lost again
                 # There may have been a pause, for which the fragment size is not to pay. But in a small window few lost
                 # frames are overtaken.
-                if min(self.window, session.peer.window) < WIDE or session.heard_ms > base:
+                if min(self.window, session.peer.window) < WIDE or (session.heard_ms > base and session.backoff):
                     self._note_outcome(session, sent, False)
                 sent.lost = sent.late = True
                 session.lost += 1
