@@ -422,10 +422,10 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
     return count;
 }
 
-/* Nothing new may be sent: on a line that loses frames better the oldest once more than nothing. NULL: it is not due.
- */
+/* A tensor waits because the window is full: on a line that loses frames better the oldest once more than nothing.
+ * NULL: it is not due. */
 static tlc_link_slot_t *overdue(tlc_link_t *link, uint32_t now) {
-    if (!link->lossy || now - link->heard_ms > rto(link)) {
+    if (!link->lossy || !link->is_shut || now - link->heard_ms > rto(link)) {
         return NULL;
     }
     tlc_link_slot_t *oldest = NULL;
@@ -725,6 +725,9 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
             sample = now - slot->sent_ms; /* Karn: only frames sent once */
             sampled = slot->counter;
         }
+        /* Of one that was only late it may be the first copy that arrived, which overtook nothing: always where no
+         * frame was lost, for there the round trip has grown. */
+        const bool first_copy = slot->late && (!link->lossy || now - slot->sent_ms < srtt - srtt / 4u);
         link->lossy = (uint8_t)(link->lossy ? link->lossy - 1u : 0u);
         link->reordered = (uint8_t)(link->reordered ? link->reordered - 1u : 0u);
         if (slot->lost ||
@@ -734,9 +737,7 @@ static void take_ack(tlc_link_t *link, uint32_t now, uint16_t next, uint32_t bit
         } else if (slot->tries == 1 && any && before16(slot->counter, overtook) < 0) {
             link->reordered = REMEMBER;
         }
-        /* Of one that was only late it may be the first copy that arrived, which overtook nothing. */
-        if (!(slot->late && now - slot->sent_ms < srtt - srtt / 4u) &&
-            (!link->any_acked || before16(slot->counter, link->acked_counter) > 0)) {
+        if (!first_copy && (!link->any_acked || before16(slot->counter, link->acked_counter) > 0)) {
             link->any_acked = 1;
             link->acked_counter = slot->counter;
         }

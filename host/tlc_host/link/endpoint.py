@@ -362,7 +362,12 @@ class Link:
             times.append(now if session.ack_now else session.ack_ms)
         if session.sent:
             times.append(now if session.acked or session.lost else session.look_ms)
-            if session.lossy and not session.busy and now - session.heard_ms <= self._rto(session, now):
+            if (
+                session.lossy
+                and session.shut_ms is not None
+                and not session.busy
+                and now - session.heard_ms <= self._rto(session, now)
+            ):
                 times.append(self._oldest(session).sent_ms + self._patience(session) + session.rttvar)
         elif session.blocked:
             times.append(session.said_ms + self._rto(session, now))
@@ -639,8 +644,13 @@ class Link:
         return oldest
 
     def _overdue(self, session: _Session, now: float) -> _Sent | None:
-        """Nothing new may be sent: on a line that loses frames better the oldest once more than nothing."""
-        if not (session.sent and session.lossy) or session.busy or now - session.heard_ms > self._rto(session, now):
+        """A tensor waits because the window is full: on a line that loses frames better the oldest once more than nothing."""
+        if (
+            not (session.sent and session.lossy)
+            or session.shut_ms is None
+            or session.busy
+            or now - session.heard_ms > self._rto(session, now)
+        ):
             return None
         oldest = self._oldest(session)
         patience = self._patience(session)
@@ -740,6 +750,9 @@ class Link:
         srtt = session.srtt or 0.0
         for sent in done:
             del session.sent[sent.sequence]
+            # Of one that was only late it may be the first copy that arrived, which overtook nothing: always where no
+            # frame was lost, for there the round trip has grown.
+            first_copy = sent.late and (not session.lossy or now - sent.sent_ms < srtt * 0.75)
             session.lossy = max(session.lossy - 1, 0)
             session.reordered = max(session.reordered - 1, 0)
             if sent.lost or (sent.tries > 1 and now - sent.sent_ms < srtt / 2):  # it is an earlier copy that arrived
@@ -753,7 +766,7 @@ class Link:
             sent.message.in_flight -= 1
             if sent.tries == 1 and (newest is None or _before16(sent.counter, newest.counter) > 0):
                 newest = sent  # Karn: only frames sent once
-            if sent.late and now - sent.sent_ms < srtt * 0.75:  # the first copy's, which overtook nothing
+            if first_copy:
                 continue
             if session.acked_counter is None or _before16(sent.counter, session.acked_counter) > 0:
                 session.acked_counter = sent.counter
