@@ -67,16 +67,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 def compiled(models: Models, monkeypatch: pytest.MonkeyPatch, name: str, **options: Any) -> tuple[Path, Any]:
     """A project, and the integer graph it was made of."""
-    from tlc import pipeline
+    from tlc.pipeline import fit
 
     kept = {}
-    original = pipeline._program
+    original = fit._program
 
     def watched(device: Any, *others: Any) -> Any:
         kept["device"] = device
         return original(device, *others)
 
-    monkeypatch.setattr(pipeline, "_program", watched)
+    monkeypatch.setattr(fit, "_program", watched)
     return models.compile(name, **options), kept["device"]
 
 

@@ -106,18 +106,18 @@ def test_the_c_is_the_reference(ushaped: Path, reference) -> None:  # type: igno
 @pytest.fixture
 def reference(models: Models, ushaped: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     """The reference of the same integers, as the pipeline makes them."""
-    from tlc import pipeline
     from tlc.passes.select import parse_spec
+    from tlc.pipeline import fit
     from tlc.reference_train import ReferenceTrainer
 
     kept = {}
-    original = pipeline._program
+    original = fit._program
 
     def watched(device, *others):  # type: ignore[no-untyped-def]
         kept["device"] = device
         return original(device, *others)
 
-    monkeypatch.setattr(pipeline, "_program", watched)
+    monkeypatch.setattr(fit, "_program", watched)
     models.compile("again", cut=models.head, tail=models.middle)
     device = kept["device"]
     return ReferenceTrainer(device, differentiate(device, parse_spec(device, "full"), CE))
