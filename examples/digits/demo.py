@@ -126,6 +126,7 @@ def main() -> None:
     toolchain.prepare_platformio()
     model = prepare()
     say("tlc compile: cut, quantize, pack, generate C")
+    (PROJECT / "src" / "app.c").unlink(missing_ok=True)  # nobody's own here, and an older tlc's would stay
     compiled = compile_model(Options(model, BOARD, PROJECT, calib=WORK / "train.npz", train="last"))
     say(f"  cut at '{compiled.bundle.cut}'")
     say("pio run: building the firmware")

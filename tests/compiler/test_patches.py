@@ -24,7 +24,7 @@ from tlc.passes.backward import differentiate
 from tlc.passes.patches import fewest, least
 from tlc.passes.schedule import objection, schedule
 from tlc.passes.select import parse_spec
-from tlc.pipeline import Options, compile_model
+from tlc.pipeline import Options, compile_model, plan_model
 from tlc.program import Program
 from tlc.reference import run_int8
 from tlc.strips import Strips, divide
@@ -242,6 +242,16 @@ def test_only_where_the_ram_does_not_suffice(files: Path) -> None:
         compile_model(options(files, "auto", ram=ram, patches="none"))
     with pytest.raises(FitError, match="bytes of RAM where 1,000 are"):
         compile_model(options(files, "auto", ram=1000))
+
+
+def test_an_automatic_cut_is_whole_where_one_is(files: Path) -> None:
+    plain = options(files, "cut", board="qemu-m4")
+    rows = plan_model(dataclasses.replace(plain, patches="none"))
+    ram = (min(row.ram_bytes for row in rows) + max(row.ram_bytes for row in rows)) // 2
+    fitting = [row for row in plan_model(dataclasses.replace(plain, ram=ram)) if row.fits and row.cut != "none"]
+    assert min(fitting, key=lambda row: row.seconds).strips  # it would take least time
+    made = compile_model(dataclasses.replace(plain, cut="auto", ram=ram))
+    assert made.estimate.strips == 0 and made.bundle.cut in [row.cut for row in fitting if not row.strips]
 
 
 def test_refusals(files: Path, tmp_path: Path) -> None:

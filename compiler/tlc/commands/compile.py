@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="auto|none|TENSOR",
     help="The last tensor that the device computes: a name that `tlc plan` lists; `none`: it computes all; `auto`: the cut "
-    "that fits the board and takes the least time, computing and sending.",
+    "that fits the board (without strips, if one does) and takes the least time, computing and sending.",
 )
 @click.option(
     "--cuts",

@@ -118,14 +118,16 @@ def automatic_cut(graph: Graph, board: Board, options: Options, transport: Trans
     """The cut with the least time per inference (device computing, then the link) among those that fit.
 
     A cut that leaves nothing to the host is taken only where there is no other: whoever wants that says ``--cut none``.
-    The same holds, where the device learns, for one that leaves the host nothing to learn.
+    The same holds, where the device learns, for one that leaves the host nothing to learn; and for one that fits by strips
+    alone: it leaves no RAM to the application.
     """
     rows = _estimates(graph, board, options, transport)
     fitting = [row for row in rows if row.fits]
     if not fitting:
         nearest = min(rows, key=lambda row: max(row.over_flash, 0) + max(row.over_ram, 0))
         require_fit(nearest, board, options.ram, any_cut=True)
-    real = [row for row in fitting if row.cut != "none"] or fitting
+    whole = [row for row in fitting if not row.strips] or fitting
+    real = [row for row in whole if row.cut != "none"] or whole
     if options.train != "none":
         real = [row for row in real if _host_learns(graph, cut_named(graph, row.cut))] or real
     return cut_named(graph, min(real, key=lambda row: row.seconds).cut)
