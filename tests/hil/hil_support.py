@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -79,7 +80,14 @@ class Built:
 
 
 def build(
-    graph: Graph, name: str, directory: Path, *, cut: str, train: str = "none", learning: Learning | None = None
+    graph: Graph,
+    name: str,
+    directory: Path,
+    *,
+    cut: str,
+    train: str = "none",
+    learning: Learning | None = None,
+    arithmetic: Literal["auto", "float", "int"] = "auto",
 ) -> Built:
     """Compiles a float graph for a board, calibrated on random inputs, and builds its firmware."""
     directory.mkdir()
@@ -89,8 +97,18 @@ def build(
     np.save(
         calibration, np.random.default_rng(1).standard_normal((64, *graph[input_name].shape[1:])).astype(np.float32)
     )
-    options = Options(model, name, out, cut=cut, calib=calibration, train=train, learning=learning or Learning())
-    compile_model(options)
+    compile_model(
+        Options(
+            model,
+            name,
+            out,
+            cut=cut,
+            calib=calibration,
+            train=train,
+            learning=learning or Learning(),
+            train_arithmetic=arithmetic,
+        )
+    )
     board = boards.load(name)
     if name == "native":
         elf = hostbuild.build_native(out)

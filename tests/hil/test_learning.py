@@ -46,7 +46,13 @@ def net_attrs() -> object:
 def test_a_hundred_steps_from_labels(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     learning = Learning("1", "softmax-ce", momentum=True, feedback=True)
     built = build(
-        classifier(), name, tmp_path_factory.mktemp("hil") / "learner", cut="none", train="full", learning=learning
+        classifier(),
+        name,
+        tmp_path_factory.mktemp("hil") / "learner",
+        cut="none",
+        train="full",
+        learning=learning,
+        arithmetic="float",
     )
     require(measure(built.directory))
     inputs = built.inputs(STEPS, seed=6)
