@@ -1439,7 +1439,7 @@ static bool flush(tlc_device_t *device) {
     }
 }
 
-static bool pump(tlc_device_t *device) {
+static bool hear(tlc_device_t *device) {
     const tlc_port_t *port = device->config.port;
     bool active = false;
     for (int i = 0; i < READS_PER_POLL; i++) {
@@ -1459,13 +1459,17 @@ static bool pump(tlc_device_t *device) {
         device->sample_request = 0;
         device->hello_due = session != 0;
     }
-    return flush(device) || active;
+    return active;
 }
 
-void tlc_device_pump(tlc_device_t *device) { (void)pump(device); }
+void tlc_device_pump(tlc_device_t *device) {
+    (void)hear(device);
+    (void)flush(device);
+}
 
+/* What is heard is acknowledged by the answer, where it takes no work: nothing is said before (begin_work does). */
 bool tlc_device_poll(tlc_device_t *device) {
-    bool active = pump(device);
+    bool active = hear(device);
     if (device->hello_due && !device->outputs_due && tlc_link_payloads(&device->link) == 0) {
         device->hello_due = !say_hello(device);
         active = true;
