@@ -15,7 +15,9 @@
 #define MIN_RTO_MS 20u
 #define MAX_RTO_MS 1000u
 #define MAX_BACKOFF 5
-#define HEARD_BACKOFF 1 /* while the peer is heard: the line loses frames, but is neither dead nor stalled */
+#define HEARD_BACKOFF 1 /* on a line that loses frames, while the host is heard */
+#define SURE 8u         /* round trips measured before a time-out may be shorter than the first */
+#define STUBBORN 4u     /* a frame sent so often is lost, not late */
 #define GAP_MS 1000u    /* not polled for so long: the caller was busy, which is no silence of the host's */
 #define REORDER 3       /* frames sent later that must be acknowledged before one counts as lost */
 #define REMEMBER 64u    /* frames acknowledged for which a loss, or that frames overtook another, is remembered */
@@ -34,6 +36,7 @@
 static int32_t before16(uint16_t a, uint16_t b) { return (int16_t)(uint16_t)(a - b); }
 
 static uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 static uint32_t sub24(uint32_t a, uint32_t b) { return (a - b) & 0xFFFFFFu; }
 
@@ -99,7 +102,9 @@ static void forget_session(tlc_link_t *link) {
     memset(link->seen, 0, sizeof link->seen);
     link->arm = 0;
     link->probe = 0;
-    link->have_rtt = 0;
+    link->rtt_count = 0;
+    link->srtt8 = 0;
+    link->rttvar4 = 0;
     link->backoff = 0;
     link->lossy = 0;
     link->hail = 0;
@@ -299,13 +304,10 @@ static size_t send_slot(tlc_link_t *link, uint32_t now, tlc_link_slot_t *slot) {
 }
 
 static uint32_t rto(const tlc_link_t *link) {
-    uint32_t ms = INITIAL_RTO_MS;
-    if (link->have_rtt) {
-        ms = (link->srtt8 >> 3) + (link->rttvar4 > 10u ? link->rttvar4 : 10u) + ACK_DELAY_MS;
-    }
-    ms = ms < MIN_RTO_MS ? MIN_RTO_MS : ms;
-    ms <<= link->backoff;
-    return ms > MAX_RTO_MS ? MAX_RTO_MS : ms;
+    const uint32_t ms = (link->srtt8 >> 3) + max_u32(link->rttvar4, 10u) + ACK_DELAY_MS;
+    /* The first frames are short, and no queue is before them. */
+    const uint32_t least = link->rtt_count < SURE ? INITIAL_RTO_MS : MIN_RTO_MS;
+    return min_u32(max_u32(ms, least) << link->backoff, MAX_RTO_MS);
 }
 
 /* ---- the fragment size (section 7): the one that brings most bytes across ---- */
@@ -360,9 +362,9 @@ static uint8_t next_arm(tlc_link_t *link, uint32_t left) {
 }
 
 /* A time-out may be a pause of the line's or the host's, for which the fragment size is not to pay: then nothing was
- * `heard`. But in a small window few lost frames are overtaken. */
+ * `heard`. But in a small window few lost frames are overtaken. Or the round trip has grown. */
 static void time_out(tlc_link_t *link, tlc_link_slot_t *slot, bool heard) {
-    if (link->config.window < WIDE || heard) {
+    if ((link->lossy || slot->tries >= STUBBORN) && (heard || link->config.window < WIDE)) {
         note_outcome(link, slot, false);
     }
     slot->lost = 1;
@@ -413,7 +415,8 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
             if (oldest[1] && !link->lossy) {
                 time_out(link, oldest[1], heard && link->backoff); /* two probes: one may be lost again */
             }
-            const uint8_t most = heard ? HEARD_BACKOFF : MAX_BACKOFF;
+            /* A line that loses frames, but on which the host is heard, is neither dead nor stalled. */
+            const uint8_t most = link->lossy && heard ? HEARD_BACKOFF : MAX_BACKOFF;
             link->progress_ms = now;
             link->hail = link->backoff > HEARD_BACKOFF; /* by frames that are shorter, if these cannot come through */
             link->backoff = (uint8_t)(link->backoff < most ? link->backoff + 1 : most);
@@ -693,8 +696,8 @@ uint32_t tlc_link_queued(const tlc_link_t *link, tlc_stream_t stream) {
 /* ---- receiving ---- */
 
 static void sample_rtt(tlc_link_t *link, uint32_t ms) { /* RFC 6298 */
-    if (!link->have_rtt) {
-        link->have_rtt = 1;
+    link->rtt_count = (uint8_t)min_u32(link->rtt_count + 1u, SURE);
+    if (link->rtt_count == 1) {
         link->srtt8 = ms << 3;
         link->rttvar4 = ms << 1;
         return;

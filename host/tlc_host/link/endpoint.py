@@ -36,6 +36,8 @@ MIN_RTO_MS = 20.0
 MAX_RTO_MS = 1000.0
 MAX_BACKOFF = 5
 HEARD_BACKOFF = 1
+SURE = 8
+STUBBORN = 4
 REORDER = 3
 REMEMBER = 64
 SPAN = 32
@@ -163,7 +165,8 @@ class _Session:
     credit_used: int = 0
     blocked: bool = False
     progress_ms: float = 0.0
-    srtt: float | None = None
+    samples: int = 0
+    srtt: float = 0.0
     rttvar: float = 0.0
     backoff: int = 0
     reordered: int = 0
@@ -478,7 +481,7 @@ class Link:
             return
         elapsed = now - session.epoch_ms
         idle = 0
-        if 0 < elapsed < LONG_EPOCH_MS and (session.srtt or 0.0) < session.least_ms * 1.5:
+        if 0 < elapsed < LONG_EPOCH_MS and session.srtt < session.least_ms * 1.5:
             shut = min(session.epoch_shut_ms, elapsed * 7 / 8)
             idle = int(session.epoch_bytes / EPOCH * shut / (elapsed - shut))
         session.idle_bytes = (session.idle_bytes + idle) // 2
@@ -587,14 +590,14 @@ class Link:
     def _rto(self, session: _Session, now: float) -> float:
         if session.busy and now - session.heard_ms > INITIAL_RTO_MS:  # nobody reads: more copies only fill its buffer
             return MAX_RTO_MS
-        rto = INITIAL_RTO_MS
-        if session.srtt is not None:
-            rto = session.srtt + max(4 * session.rttvar, 10.0) + ACK_DELAY_MS
-        return min(max(rto, MIN_RTO_MS) * (1 << session.backoff), MAX_RTO_MS)
+        rto = session.srtt + max(4 * session.rttvar, 10.0) + ACK_DELAY_MS
+        # The first frames are short, and no queue is before them.
+        least = MIN_RTO_MS if session.samples >= SURE else INITIAL_RTO_MS
+        return min(max(rto, least) * (1 << session.backoff), MAX_RTO_MS)
 
     @staticmethod
     def _patience(session: _Session) -> float:
-        return (session.srtt or 0.0) * 1.125 + 2.0
+        return session.srtt * 1.125 + 2.0
 
     def _find_lost(self, session: _Session, now: float) -> None:
         waiting: list[_Sent] = []
@@ -620,15 +623,17 @@ class Link:
         waiting.sort(key=lambda s: _before16(s.counter, session.counter))
         base = max(waiting[0].sent_ms, session.progress_ms)
         if now >= base + self._rto(session, now):
+            heard = session.heard_ms > base
             for sent in waiting[: 1 if session.lossy else 2]:  # two probes: one may be lost again
-                # There may have been a pause, for which the fragment size is not to pay. But in a small window few lost
-                # frames are overtaken.
-                if min(self.window, session.peer.window) < WIDE or (session.heard_ms > base and session.backoff):
+                # There may have been a pause, for which the fragment size is not to pay, or the round trip has grown.
+                # But in a small window few lost frames are overtaken.
+                narrow = min(self.window, session.peer.window) < WIDE
+                if (session.lossy or sent.tries >= STUBBORN) and (narrow or (heard and session.backoff)):
                     self._note_outcome(session, sent, False)
                 sent.lost = sent.late = True
                 session.lost += 1
-            # While the device is heard the line loses frames, but is neither dead nor stalled.
-            most = HEARD_BACKOFF if session.heard_ms > base and not session.busy else MAX_BACKOFF
+            # A line that loses frames, but on which the device is heard, is neither dead nor stalled.
+            most = HEARD_BACKOFF if session.lossy and heard and not session.busy else MAX_BACKOFF
             session.progress_ms = now
             session.hail = session.backoff > HEARD_BACKOFF  # by frames that are shorter, if these cannot come through
             session.backoff = min(session.backoff + 1, most)
@@ -747,7 +752,7 @@ class Link:
             elif not selective:
                 break  # they are in order
         overtook = session.acked_counter
-        srtt = session.srtt or 0.0
+        srtt = session.srtt
         for sent in done:
             del session.sent[sent.sequence]
             # Of one that was only late it may be the first copy that arrived, which overtook nothing: always where no
@@ -777,11 +782,12 @@ class Link:
         if newest is not None:
             sample = now - newest.sent_ms
             session.least_ms = min(session.least_ms, sample)
-            if session.srtt is None:
+            if not session.samples:
                 session.srtt, session.rttvar = sample, sample / 2
             else:  # RFC 6298
                 session.rttvar += (abs(sample - session.srtt) - session.rttvar) / 4
                 session.srtt += (sample - session.srtt) / 8
+            session.samples += 1
             self.counters.rtt_ms = session.srtt
 
     def _take_message(self, session: _Session, frame: Frame, now: float) -> None:
