@@ -24,7 +24,7 @@
 #define ACCEPT_TRIES 8u
 #define WIDE 8u           /* a window of so many frames or more */
 #define MOST_SEEN 126u    /* outcomes that a share of arrivals is the mean of, and */
-#define PROBE_SEEN 30u    /* ... of a size that is only tried: a changed line is to be noticed */
+#define PROBE_SEEN 62u    /* ... of a size that is only tried: a changed line is to be noticed */
 #define PROBE_EVERY 32u   /* new bulk frames for one of the next larger size */
 #define FIRST_BYTES 1024u /* a session begins with frames of medium size: large ones have to prove themselves */
 #define EPOCH 32u         /* frames over which the line's idle time is measured */
@@ -303,10 +303,10 @@ static size_t send_slot(tlc_link_t *link, uint32_t now, tlc_link_slot_t *slot) {
                   slot->offset, NULL, slot->bytes);
 }
 
-static uint32_t rto(const tlc_link_t *link) {
+static uint32_t rto(const tlc_link_t *link, uint32_t in_flight) {
     const uint32_t ms = (link->srtt8 >> 3) + max_u32(link->rttvar4, 10u) + ACK_DELAY_MS;
-    /* The first frames are short, and no queue is before them. */
-    const uint32_t least = link->rtt_count < SURE ? INITIAL_RTO_MS : MIN_RTO_MS;
+    /* Of more than one frame the first are short, and no queue is before them. */
+    const uint32_t least = link->rtt_count < (in_flight > 1 ? SURE : 1u) ? INITIAL_RTO_MS : MIN_RTO_MS;
     return min_u32(max_u32(ms, least) << link->backoff, MAX_RTO_MS);
 }
 
@@ -409,7 +409,7 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
         if ((int32_t)(link->progress_ms - base) > 0) {
             base = link->progress_ms;
         }
-        if (is_due(now, base + rto(link))) {
+        if (is_due(now, base + rto(link, count))) {
             const bool heard = (int32_t)(link->heard_ms - base) > 0;
             time_out(link, oldest[0], heard && link->backoff);
             if (oldest[1] && !link->lossy) {
@@ -427,8 +427,8 @@ static uint32_t find_lost(tlc_link_t *link, uint32_t now) {
 
 /* A tensor waits because the window is full: on a line that loses frames better the oldest once more than nothing.
  * NULL: it is not due. */
-static tlc_link_slot_t *overdue(tlc_link_t *link, uint32_t now) {
-    if (!link->lossy || !link->is_shut || now - link->heard_ms > rto(link)) {
+static tlc_link_slot_t *overdue(tlc_link_t *link, uint32_t now, uint32_t in_flight) {
+    if (!link->lossy || !link->is_shut || now - link->heard_ms > rto(link, in_flight)) {
         return NULL;
     }
     tlc_link_slot_t *oldest = NULL;
@@ -442,9 +442,11 @@ static tlc_link_slot_t *overdue(tlc_link_t *link, uint32_t now) {
         return NULL;
     }
     const uint32_t patience = patience_of(link);
+    /* A line that is idle for more than an empty frame's time with each frame loses nothing by another copy. */
+    const bool idles = link->idle_bytes > FRAME_OVERHEAD;
     if ((int32_t)(link->heard_ms - oldest->sent_ms) >= (int32_t)patience) { /* the host would have told of it */
         note_outcome(link, oldest, false);
-    } else if (now - oldest->sent_ms < patience + link->rttvar4 / 4u) {
+    } else if (now - oldest->sent_ms < (idles ? link->srtt8 >> 4 : patience + link->rttvar4 / 4u)) {
         return NULL;
     }
     oldest->late = 1;
@@ -507,7 +509,7 @@ static void note_sent(tlc_link_t *link, uint32_t now, const tlc_link_slot_t *slo
         const uint32_t shut_ms = min_u32(link->epoch_shut_ms, elapsed - (elapsed + 7u) / 8u);
         idle = link->epoch_bytes / EPOCH * shut_ms / (elapsed - shut_ms);
     }
-    link->idle_bytes = (link->idle_bytes + idle) / 2u;
+    link->idle_bytes = (link->idle_bytes * 3u + idle) / 4u;
     link->epoch_ms = now;
     link->epoch_shut_ms = 0;
     link->epoch_bytes = 0;
@@ -591,7 +593,7 @@ static size_t build(tlc_link_t *link, uint32_t now) {
     if (count) {
         return count;
     }
-    tlc_link_slot_t *again = overdue(link, now);
+    tlc_link_slot_t *again = overdue(link, now, in_flight);
     if (again) {
         return send_slot(link, now, again);
     }
@@ -599,7 +601,7 @@ static size_t build(tlc_link_t *link, uint32_t now) {
         return encode(link, now, TLC_FRAME_ACK, 0, 0, link->peer.session, link->send_sequence, NULL, 0, NULL, 0);
     }
     /* Waiting for credit with nothing under way, the word that there is credit again may be lost: ask. */
-    const bool ask = link->blocked && in_flight == 0 && now - link->said_ms >= rto(link);
+    const bool ask = link->blocked && in_flight == 0 && now - link->said_ms >= rto(link, 0);
     if (ask || now - link->said_ms >= link->config.keepalive_ms) {
         if (ask && link->backoff < MAX_BACKOFF) {
             link->backoff++;

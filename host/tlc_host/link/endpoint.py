@@ -47,7 +47,7 @@ QUEUE = 64
 ARMS = 6
 WIDE = 8
 MOST_SEEN = 126
-PROBE_SEEN = 30
+PROBE_SEEN = 62
 PROBE_EVERY = 32
 FIRST_BYTES = 1024
 EPOCH = 32
@@ -177,7 +177,7 @@ class _Session:
     epoch_shut_ms: float = 0.0
     epoch_bytes: int = 0
     epoch_frames: int = 0
-    idle_bytes: int = 0
+    idle_bytes: float = 0.0
     least_ms: float = math.inf
     arrived: list[float] = field(default_factory=lambda: [1.0] * ARMS)
     seen: list[int] = field(default_factory=lambda: [0] * ARMS)
@@ -371,7 +371,7 @@ class Link:
                 and not session.busy
                 and now - session.heard_ms <= self._rto(session, now)
             ):
-                times.append(self._oldest(session).sent_ms + self._patience(session) + session.rttvar)
+                times.append(self._oldest(session).sent_ms + self._overdue_after(session))
         elif session.blocked:
             times.append(session.said_ms + self._rto(session, now))
         return max(0.0, min(times) - now)
@@ -484,7 +484,7 @@ class Link:
         if 0 < elapsed < LONG_EPOCH_MS and session.srtt < session.least_ms * 1.5:
             shut = min(session.epoch_shut_ms, elapsed * 7 / 8)
             idle = int(session.epoch_bytes / EPOCH * shut / (elapsed - shut))
-        session.idle_bytes = (session.idle_bytes + idle) // 2
+        session.idle_bytes += (idle - session.idle_bytes) / 4
         session.epoch_ms, session.epoch_shut_ms, session.epoch_bytes, session.epoch_frames = now, 0.0, 0, 0
 
     @staticmethod
@@ -591,8 +591,8 @@ class Link:
         if session.busy and now - session.heard_ms > INITIAL_RTO_MS:  # nobody reads: more copies only fill its buffer
             return MAX_RTO_MS
         rto = session.srtt + max(4 * session.rttvar, 10.0) + ACK_DELAY_MS
-        # The first frames are short, and no queue is before them.
-        least = MIN_RTO_MS if session.samples >= SURE else INITIAL_RTO_MS
+        # Of more than one frame the first are short, and no queue is before them.
+        least = MIN_RTO_MS if session.samples >= (SURE if len(session.sent) > 1 else 1) else INITIAL_RTO_MS
         return min(max(rto, least) * (1 << session.backoff), MAX_RTO_MS)
 
     @staticmethod
@@ -648,6 +648,12 @@ class Link:
         assert oldest is not None
         return oldest
 
+    def _overdue_after(self, session: _Session) -> float:
+        """A line that is idle for more than an empty frame's time with each frame loses nothing by another copy."""
+        if session.idle_bytes > FRAME_OVERHEAD:
+            return session.srtt / 2
+        return self._patience(session) + session.rttvar
+
     def _overdue(self, session: _Session, now: float) -> _Sent | None:
         """A tensor waits because the window is full: on a line that loses frames better the oldest once more than nothing."""
         if (
@@ -661,7 +667,7 @@ class Link:
         patience = self._patience(session)
         if session.heard_ms - oldest.sent_ms >= patience:  # the device would have told of it
             self._note_outcome(session, oldest, False)
-        elif now - oldest.sent_ms < patience + session.rttvar:
+        elif now - oldest.sent_ms < self._overdue_after(session):
             return None
         oldest.late = True
         return oldest
