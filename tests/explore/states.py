@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tlc_host.link import Link, Stream
-from tlc_host.link.endpoint import ARMS, REMEMBER, Counters
 from tlc_host.link.frame import encode, parse
+from tlc_host.link.loss import REMEMBER
+from tlc_host.link.session_state import ARMS, Counters
 
 _STREAMS = tuple(Stream)
 
