@@ -25,3 +25,19 @@ if port:
     sources += [f"+<ports/{port}/{name}>" for name in chosen] or [f"+<ports/{port}/>"]
     environment.Append(CPPPATH=[os.path.join(here, port)])
 environment.Replace(SRC_FILTER=sources)
+
+
+FAST = ("kernels", "train", "pack", "heads")  # folders of src where a value, or a byte, is what counts
+FAST_FILES = ("cobs.c", "crc32.c", "delta.c")
+
+
+def for_size(library, node):  # type: ignore[no-untyped-def]
+    """What runs once for a message or a frame is compiled for size."""
+    path = node.srcnode().get_path().replace(os.sep, "/")
+    folder, name = path.rsplit("/", 2)[-2:]
+    if "/src/" not in path or folder in FAST or name in FAST_FILES:
+        return node
+    return library.Object(node, CCFLAGS=[*library["CCFLAGS"], "-Os"])
+
+
+environment.AddBuildMiddleware(for_size)
