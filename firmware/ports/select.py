@@ -3,6 +3,8 @@
 
 ``custom_tlc_port`` is a folder of ``ports``; ``custom_tlc_sources`` are the files of it to take (all, where absent).
 A project that names none brings its own (an Arduino project builds that port with its sources).
+
+What answers messages (``src/device``) computes nothing, so it is compiled for size, whatever the rest is compiled for.
 """
 
 import os
@@ -25,3 +27,11 @@ if port:
     sources += [f"+<ports/{port}/{name}>" for name in chosen] or [f"+<ports/{port}/>"]
     environment.Append(CPPPATH=[os.path.join(here, port)])
 environment.Replace(SRC_FILTER=sources)
+
+
+def small(environment, node):  # type: ignore[no-untyped-def]
+    """The object of a source file, compiled for size: the last -O counts."""
+    return environment.Object(node, CCFLAGS=[*environment["CCFLAGS"], "-Os"])
+
+
+environment.AddBuildMiddleware(small, "*/src/device/*.c")
