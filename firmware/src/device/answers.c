@@ -12,10 +12,14 @@ tlc_status_t tlc_device_answer(tlc_device_t *device, tlc_stream_t stream, uint8_
     return tlc_link_send(&device->link, stream, type, header, header_bytes, payload, payload_bytes);
 }
 
+void tlc_device_begin_answer(const tlc_device_t *device, void *message, uint32_t bytes) {
+    memset(message, 0, bytes);
+    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+}
+
 void tlc_device_say_done(tlc_device_t *device, uint8_t flags, uint64_t spent) {
     uint8_t message[TLC_DONE_BYTES];
-    memset(message, 0, sizeof message);
-    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_device_begin_answer(device, message, sizeof message);
     message[TLC_DONE_OF] = device->held.type;
     message[TLC_DONE_FLAGS] = flags;
     tlc_put_u32(message + TLC_DONE_SAMPLES, device->ctx.samples);
@@ -25,8 +29,7 @@ void tlc_device_say_done(tlc_device_t *device, uint8_t flags, uint64_t spent) {
 
 void tlc_device_say_error(tlc_device_t *device, tlc_status_t status, const char *text) {
     uint8_t message[TLC_ERROR_BYTES];
-    memset(message, 0, sizeof message);
-    memcpy(message, device->held.header, tlc_min_u32(TLC_COMMON_BYTES, device->held.header_bytes));
+    tlc_device_begin_answer(device, message, sizeof message);
     message[TLC_ERROR_OF] = device->held.type;
     message[TLC_ERROR_STATUS] = (uint8_t)status;
     (void)!tlc_device_answer(device, TLC_STREAM_CONTROL, TLC_MSG_ERROR, message, sizeof message, (const uint8_t *)text,

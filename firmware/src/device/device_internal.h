@@ -45,6 +45,9 @@ bool tlc_device_place(void *arg, uint8_t type, uint32_t length, uint32_t offset,
 /* The answer to the message held; a session that ended meanwhile wants none. */
 tlc_status_t tlc_device_answer(tlc_device_t *device, tlc_stream_t stream, uint8_t type, const uint8_t *header,
                                uint32_t header_bytes, const uint8_t *payload, uint32_t payload_bytes);
+
+/* Begins an answer of so many bytes: with what it repeats of the message held, and then zeros. */
+void tlc_device_begin_answer(const tlc_device_t *device, void *message, uint32_t bytes);
 void tlc_device_say_done(tlc_device_t *device, uint8_t flags, uint64_t spent);
 void tlc_device_say_error(tlc_device_t *device, tlc_status_t status, const char *text);
 

@@ -4,17 +4,15 @@
  */
 #include "device_internal.h"
 
-/* The journal's newest entry, or the values in flash; gradients since are forgotten. */
-static void roll_back(tlc_device_t *device) {
+/* The values in flash; gradients since are forgotten. */
+static void start_over(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
-    device->step = 0;
-    if (device->journal.storage) {
-        (void)!device->config.keeper->journal_load(&device->journal, &device->ctx, &device->step);
-    } else if (model->init) {
+    if (model->init) {
         model->init(&device->ctx);
     }
     device->ctx.samples = 0;
     device->ctx.has_forward = 0;
+    device->step = 0;
     device->params_at = model->param_bytes;
 }
 
@@ -46,7 +44,10 @@ void tlc_device_take_save(tlc_device_t *device) {
 
 void tlc_device_diverged(tlc_device_t *device) {
     device->rollbacks++;
-    roll_back(device);
+    start_over(device);
+    if (device->journal.storage) {
+        (void)!device->config.keeper->journal_load(&device->journal, &device->ctx, &device->step);
+    }
     (void)tlc_device_log(device, 40,
                          device->step ? "training diverged: back to the journal's last entry"
                                       : "training diverged: back to the values in flash");
@@ -59,14 +60,8 @@ void tlc_device_take_reset_state(tlc_device_t *device) {
         status = device->config.keeper->journal_clear(&device->journal);
         tlc_device_end_work(device, began);
     }
-    if (device->config.model->init) {
-        device->config.model->init(&device->ctx);
-    }
-    device->ctx.samples = 0;
-    device->ctx.has_forward = 0;
-    device->step = 0;
+    start_over(device);
     device->backward = 0;
-    device->params_at = device->config.model->param_bytes;
     if (status != TLC_OK) {
         tlc_device_say_error(device, status,
                              "the journal cannot be erased: what was learned will be back after a reset");

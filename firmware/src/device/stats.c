@@ -7,8 +7,7 @@
 static void say_journal(tlc_device_t *device) {
     const tlc_journal_t *journal = &device->journal;
     uint8_t *message = device->scratch;
-    memset(message, 0, TLC_JOURNAL_BYTES);
-    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_device_begin_answer(device, message, TLC_JOURNAL_BYTES);
     tlc_put_u32(message + TLC_JOURNAL_SLOT, journal->storage ? journal->storage->slot_bytes : 0u);
     tlc_put_u32(message + TLC_JOURNAL_SEQUENCE, journal->sequence);
     tlc_put_u32(message + TLC_JOURNAL_STEP, journal->step);
@@ -39,7 +38,7 @@ void tlc_device_take_get_stats(tlc_device_t *device) {
         return;
     }
     uint8_t *message = device->scratch;
-    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_device_begin_answer(device, message, TLC_STATS_BYTES);
     tlc_put_u64(message + TLC_STATS_FORWARD, device->forward_ticks);
     tlc_put_u64(message + TLC_STATS_BACKWARD, device->backward_ticks);
     tlc_put_u64(message + TLC_STATS_UPDATE, device->update_ticks);
@@ -53,12 +52,7 @@ void tlc_device_take_get_stats(tlc_device_t *device) {
     tlc_put_u32(message + TLC_STATS_BACKWARDS, device->backwards);
     tlc_put_u32(message + TLC_STATS_SAMPLED, device->sample_count);
     tlc_put_u32(message + TLC_STATS_EXITED, device->exits);
-    const tlc_link_counters_t *c = &device->link.counters;
-    const uint32_t counters[9] = {c->frames_in, c->frames_out, c->bytes_in, c->bytes_out, c->bad,
-                                  c->repeated,  c->refused,    c->resent,   c->sessions};
-    for (uint32_t i = 0; i < 9; i++) {
-        tlc_put_u32(message + TLC_STATS_LINK + 4u * i, counters[i]);
-    }
+    memcpy(message + TLC_STATS_LINK, &device->link.counters, sizeof device->link.counters);
     (void)!tlc_device_answer(device, TLC_STREAM_BULK, TLC_MSG_STATS, NULL, 0, message, TLC_STATS_BYTES);
 }
 

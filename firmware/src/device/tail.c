@@ -7,8 +7,7 @@
 static void say_gradient(tlc_device_t *device, uint8_t flags, uint64_t spent) {
     const tlc_tensor_t *gradient = device->config.model->tail->gradient;
     uint8_t message[TLC_GRADIENT_BYTES];
-    memset(message, 0, sizeof message);
-    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_device_begin_answer(device, message, sizeof message);
     tlc_put_f32(message + TLC_GRADIENT_LOSS, device->verdict.loss);
     message[TLC_GRADIENT_FLAGS] = (uint8_t)(flags | (device->tail_right ? (uint8_t)TLC_GRADIENT_RIGHT : 0u));
     tlc_put_u64(message + TLC_GRADIENT_TICKS, spent);
@@ -20,8 +19,7 @@ static void say_gradient(tlc_device_t *device, uint8_t flags, uint64_t spent) {
 static void say_output(tlc_device_t *device) {
     const tlc_tensor_t *output = device->config.model->tail->output;
     uint8_t message[TLC_SMASHED_BYTES];
-    memset(message, 0, sizeof message);
-    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_device_begin_answer(device, message, sizeof message);
     message[TLC_SMASHED_COUNT] = 1;
     tlc_put_u64(message + TLC_SMASHED_TICKS, device->forward_ticks);
     (void)!tlc_device_answer(device, TLC_STREAM_BULK, TLC_MSG_SMASHED, message, sizeof message,

@@ -6,7 +6,6 @@
 
 static const char UPDATES_AT_ONCE[] = "this model updates while it goes back: send TRAIN with a step";
 static const char NO_SUCH_PASS[] = "the gradient of a forward pass that the arena does not hold";
-static const char NOT_FINITE[] = "the gradient is not finite";
 
 /* The same for the gradient of output 0: behind the host's part, the second backward pass must have been. */
 static bool can_go_back(const tlc_device_t *device, uint32_t of, uint32_t batch) {
@@ -51,6 +50,32 @@ static const char *objection(const tlc_model_t *model, const tlc_step_t *step, t
     return NULL;
 }
 
+/* The gradient that was sent into its place; nothing from the head at the cut. What is wrong; NULL: nothing. */
+static const char *load_gradient(tlc_device_t *device, uint8_t dtype, const uint8_t *scale, tlc_status_t *status) {
+    const tlc_model_t *model = device->config.model;
+    const tlc_link_message_t *held = &device->held;
+    *status = TLC_ERR_SIZE;
+    if (!held->payload) {
+        return "no gradient of this size";
+    }
+    *status = tlc_load_gradient(&device->ctx, dtype, tlc_get_f32(scale), held->payload, held->payload_bytes);
+    if (*status != TLC_OK) {
+        return *status == TLC_ERR_NUMERIC ? "the gradient is not finite" : "no gradient of this size and type";
+    }
+    if (model->aux) {
+        tlc_clear_gradient(&device->ctx, model->aux->gradient);
+    }
+    return NULL;
+}
+
+/* A step, or its lesson, could not be done. *how: of NUMERIC, when it is undone, too. */
+static void say_failed(tlc_device_t *device, tlc_status_t status, const char *how, const char *else_how) {
+    if (status == TLC_ERR_NUMERIC) {
+        tlc_device_diverged(device);
+    }
+    tlc_device_say_error(device, status, status == TLC_ERR_NUMERIC ? how : else_how);
+}
+
 void tlc_device_take_backward(tlc_device_t *device) {
     const tlc_model_t *model = device->config.model;
     const tlc_link_message_t *held = &device->held;
@@ -68,20 +93,12 @@ void tlc_device_take_backward(tlc_device_t *device) {
         tlc_device_say_error(device, TLC_ERR_STATE, NO_SUCH_PASS);
         return;
     }
-    if (!held->payload) {
-        tlc_device_say_error(device, TLC_ERR_SIZE, "no gradient of this size");
+    tlc_status_t status;
+    const char *const wrong =
+        load_gradient(device, held->header[TLC_BACKWARD_DTYPE], held->header + TLC_BACKWARD_SCALE, &status);
+    if (wrong) {
+        tlc_device_say_error(device, status, wrong);
         return;
-    }
-    tlc_status_t status =
-        tlc_load_gradient(&device->ctx, held->header[TLC_BACKWARD_DTYPE],
-                          tlc_get_f32(held->header + TLC_BACKWARD_SCALE), held->payload, held->payload_bytes);
-    if (status != TLC_OK) {
-        tlc_device_say_error(device, status,
-                             status == TLC_ERR_NUMERIC ? NOT_FINITE : "no gradient of this size and type");
-        return;
-    }
-    if (model->aux) { /* nothing from its head */
-        tlc_clear_gradient(&device->ctx, model->aux->gradient);
     }
     const char *how;
     status = tlc_device_go_back(device, NULL, &how);
@@ -118,10 +135,7 @@ void tlc_device_take_step(tlc_device_t *device) {
     const char *how;
     status = tlc_device_apply(device, &step, &how);
     if (status != TLC_OK) {
-        if (status == TLC_ERR_NUMERIC) {
-            tlc_device_diverged(device);
-        }
-        tlc_device_say_error(device, status, status == TLC_ERR_NUMERIC ? how : "the update failed");
+        say_failed(device, status, how, "the update failed");
         return;
     }
     const bool wanted = (device->held.header[TLC_STEP_FLAGS] & TLC_STEP_SAVE) != 0;
@@ -130,8 +144,7 @@ void tlc_device_take_step(tlc_device_t *device) {
 
 static void say_trained(tlc_device_t *device, uint8_t flags, uint64_t spent) {
     uint8_t message[TLC_TRAINED_BYTES];
-    memset(message, 0, sizeof message);
-    memcpy(message, device->held.header, TLC_COMMON_BYTES);
+    tlc_device_begin_answer(device, message, sizeof message);
     tlc_put_f32(message + TLC_TRAINED_LOSS, device->verdict.loss);
     tlc_put_u16(message + TLC_TRAINED_PREDICTED, (uint16_t)tlc_min_u32(device->verdict.predicted, UINT16_MAX));
     message[TLC_TRAINED_FLAGS] = flags;
@@ -151,21 +164,13 @@ static const char *load_lesson(tlc_device_t *device, tlc_status_t *status) {
         return TLC_NO_HEAD;
     }
     if (kind == TLC_TRAIN_F32 || kind == TLC_TRAIN_S8 || both) {
-        *status = TLC_ERR_SIZE;
-        if (!held->payload) {
-            return "no gradient of this size";
-        }
         const bool floats = kind == TLC_TRAIN_F32 || kind == TLC_TRAIN_BOTH_F32;
-        *status = tlc_load_gradient(&device->ctx, floats ? TLC_F32 : TLC_S8, tlc_get_f32(value), held->payload,
-                                    held->payload_bytes);
-        device->verdict = (tlc_verdict_t){.loss = 0.0f, .predicted = 0};
-        if (*status != TLC_OK) {
-            return *status == TLC_ERR_NUMERIC ? NOT_FINITE : "no gradient of this size and type";
+        const char *const wrong = load_gradient(device, floats ? TLC_F32 : TLC_S8, value, status);
+        if (wrong) {
+            return wrong;
         }
+        device->verdict = (tlc_verdict_t){.loss = 0.0f, .predicted = 0};
         if (!both) {
-            if (model->aux) {
-                tlc_clear_gradient(&device->ctx, model->aux->gradient);
-            }
             return NULL;
         }
     } else if (model->aux) { /* nothing from the host */
@@ -235,10 +240,7 @@ void tlc_device_take_train(tlc_device_t *device) {
         spent += device->update_ticks;
     }
     if (status != TLC_OK) {
-        if (status == TLC_ERR_NUMERIC) {
-            tlc_device_diverged(device);
-        }
-        tlc_device_say_error(device, status, status == TLC_ERR_NUMERIC ? how : "the backward pass failed");
+        say_failed(device, status, how, "the backward pass failed");
         return;
     }
     device->backward = of;
