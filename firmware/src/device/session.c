@@ -7,7 +7,8 @@
 bool tlc_device_say_hello(tlc_device_t *device) {
     const tlc_device_config_t *config = &device->config;
     const tlc_model_t *model = config->model;
-    uint8_t *message = device->scratch;
+    uint32_t *const word = device->scratch;
+    uint8_t *const message = (uint8_t *)word;
     memset(message, 0, TLC_HELLO_BYTES);
     tlc_put_u16(message + TLC_HELLO_VERSION, TLC_MESSAGES_VERSION);
     message[TLC_HELLO_RESET] = config->reset_reason;
@@ -20,18 +21,18 @@ bool tlc_device_say_hello(tlc_device_t *device) {
     capabilities |= model->aux ? (uint32_t)TLC_CAN_EXIT : 0u;
     capabilities |= model->tail ? (uint32_t)TLC_CAN_TAIL : 0u;
     capabilities |= model->backward && !model->update ? (uint32_t)TLC_AT_ONCE : 0u;
-    tlc_put_u32(message + TLC_HELLO_CAPABILITIES, capabilities);
-    tlc_put_u32(message + TLC_HELLO_BOOT, device->boot);
-    tlc_put_u32(message + TLC_HELLO_TOKEN, device->token);
-    tlc_put_u32(message + TLC_HELLO_STEP, device->step);
-    tlc_put_u32(message + TLC_HELLO_SAMPLES, device->ctx.samples);
-    tlc_put_u32(message + TLC_HELLO_FORWARD, device->ctx.has_forward ? device->forward.request : 0u);
-    tlc_put_u32(message + TLC_HELLO_BACKWARD, device->backward);
-    tlc_put_u32(message + TLC_HELLO_UPTIME, tlc_device_now_ms(device) - device->boot_ms);
-    tlc_put_u32(message + TLC_HELLO_PARAMS, model->param_bytes);
+    word[TLC_HELLO_CAPABILITIES / 4u] = capabilities;
+    word[TLC_HELLO_BOOT / 4u] = device->boot;
+    word[TLC_HELLO_TOKEN / 4u] = device->token;
+    word[TLC_HELLO_STEP / 4u] = device->step;
+    word[TLC_HELLO_SAMPLES / 4u] = device->ctx.samples;
+    word[TLC_HELLO_FORWARD / 4u] = device->ctx.has_forward ? device->forward.request : 0u;
+    word[TLC_HELLO_BACKWARD / 4u] = device->backward;
+    word[TLC_HELLO_UPTIME / 4u] = tlc_device_now_ms(device) - device->boot_ms;
+    word[TLC_HELLO_PARAMS / 4u] = model->param_bytes;
     memcpy(message + TLC_HELLO_HASH, model->bundle_hash, TLC_HASH_BYTES);
-    tlc_put_u32(message + TLC_HELLO_ID, config->id[0]);
-    tlc_put_u32(message + TLC_HELLO_ID + 4, config->id[1]);
+    word[TLC_HELLO_ID / 4u] = config->id[0];
+    word[TLC_HELLO_ID / 4u + 1u] = config->id[1];
     const uint32_t name = tlc_min_u32((uint32_t)strlen(config->board), TLC_HELLO_MAX_NAME);
     memcpy(message + TLC_HELLO_BYTES, config->board, name);
     return tlc_link_send(&device->link, TLC_STREAM_CONTROL, TLC_MSG_HELLO, NULL, 0, message, TLC_HELLO_BYTES + name) ==

@@ -6,16 +6,17 @@
 
 static void say_journal(tlc_device_t *device) {
     const tlc_journal_t *journal = &device->journal;
-    uint8_t *message = device->scratch;
+    uint32_t *const word = device->scratch;
+    uint8_t *const message = (uint8_t *)word;
     tlc_device_begin_answer(device, message, TLC_JOURNAL_BYTES);
-    tlc_put_u32(message + TLC_JOURNAL_SLOT, journal->storage ? journal->storage->slot_bytes : 0u);
-    tlc_put_u32(message + TLC_JOURNAL_SEQUENCE, journal->sequence);
-    tlc_put_u32(message + TLC_JOURNAL_STEP, journal->step);
-    tlc_put_u32(message + TLC_JOURNAL_LENGTH, journal->newest < 2 ? journal->bytes : 0u);
-    tlc_put_u32(message + TLC_JOURNAL_WEAR, journal->wear[0]);
-    tlc_put_u32(message + TLC_JOURNAL_WEAR + 4, journal->wear[1]);
-    tlc_put_u32(message + TLC_JOURNAL_SAVES, journal->saves);
-    tlc_put_u32(message + TLC_JOURNAL_ROLLBACKS, device->rollbacks);
+    word[TLC_JOURNAL_SLOT / 4u] = journal->storage ? journal->storage->slot_bytes : 0u;
+    word[TLC_JOURNAL_SEQUENCE / 4u] = journal->sequence;
+    word[TLC_JOURNAL_STEP / 4u] = journal->step;
+    word[TLC_JOURNAL_LENGTH / 4u] = journal->newest < 2 ? journal->bytes : 0u;
+    word[TLC_JOURNAL_WEAR / 4u] = journal->wear[0];
+    word[TLC_JOURNAL_WEAR / 4u + 1u] = journal->wear[1];
+    word[TLC_JOURNAL_SAVES / 4u] = journal->saves;
+    word[TLC_JOURNAL_ROLLBACKS / 4u] = device->rollbacks;
     message[TLC_JOURNAL_STATUS] = journal->storage ? journal->status : (uint8_t)TLC_ERR_STATE;
     memcpy(message + TLC_JOURNAL_SLOTS, journal->slots, sizeof journal->slots);
     (void)!tlc_device_answer(device, TLC_STREAM_BULK, TLC_MSG_JOURNAL, NULL, 0, message, TLC_JOURNAL_BYTES);
@@ -37,21 +38,22 @@ void tlc_device_take_get_stats(tlc_device_t *device) {
                                  (const uint8_t *)device->config.layer_ticks, 4u * model->layer_count);
         return;
     }
-    uint8_t *message = device->scratch;
+    uint32_t *const word = device->scratch;
+    uint8_t *const message = (uint8_t *)word;
     tlc_device_begin_answer(device, message, TLC_STATS_BYTES);
     tlc_put_u64(message + TLC_STATS_FORWARD, device->forward_ticks);
     tlc_put_u64(message + TLC_STATS_BACKWARD, device->backward_ticks);
     tlc_put_u64(message + TLC_STATS_UPDATE, device->update_ticks);
-    tlc_put_u32(message + TLC_STATS_ARENA, model->arena_bytes);
-    tlc_put_u32(message + TLC_STATS_STATE, model->state_bytes);
-    tlc_put_u32(message + TLC_STATS_STACK, device->config.stack_bytes ? device->config.stack_bytes(port->self) : 0u);
-    tlc_put_u32(message + TLC_STATS_UPTIME, tlc_device_now_ms(device) - device->boot_ms);
-    tlc_put_u32(message + TLC_STATS_STEP, device->step);
-    tlc_put_u32(message + TLC_STATS_SAMPLES, device->ctx.samples);
-    tlc_put_u32(message + TLC_STATS_FORWARDS, device->forwards);
-    tlc_put_u32(message + TLC_STATS_BACKWARDS, device->backwards);
-    tlc_put_u32(message + TLC_STATS_SAMPLED, device->sample_count);
-    tlc_put_u32(message + TLC_STATS_EXITED, device->exits);
+    word[TLC_STATS_ARENA / 4u] = model->arena_bytes;
+    word[TLC_STATS_STATE / 4u] = model->state_bytes;
+    word[TLC_STATS_STACK / 4u] = device->config.stack_bytes ? device->config.stack_bytes(port->self) : 0u;
+    word[TLC_STATS_UPTIME / 4u] = tlc_device_now_ms(device) - device->boot_ms;
+    word[TLC_STATS_STEP / 4u] = device->step;
+    word[TLC_STATS_SAMPLES / 4u] = device->ctx.samples;
+    word[TLC_STATS_FORWARDS / 4u] = device->forwards;
+    word[TLC_STATS_BACKWARDS / 4u] = device->backwards;
+    word[TLC_STATS_SAMPLED / 4u] = device->sample_count;
+    word[TLC_STATS_EXITED / 4u] = device->exits;
     memcpy(message + TLC_STATS_LINK, &device->link.counters, sizeof device->link.counters);
     (void)!tlc_device_answer(device, TLC_STREAM_BULK, TLC_MSG_STATS, NULL, 0, message, TLC_STATS_BYTES);
 }
