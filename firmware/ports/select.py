@@ -4,11 +4,14 @@
 ``custom_tlc_port`` is a folder of ``ports``; ``custom_tlc_sources`` are the files of it to take (all, where absent).
 A project that names none brings its own (an Arduino project builds that port with its sources).
 
-What answers messages (``src/device``) computes nothing, so it is compiled for size, whatever the rest is compiled for.
+What answers messages and what keeps (``SMALL``) waits for the link or for flash, not for the CPU, so it is compiled for
+size, whatever the rest is compiled for.
 """
 
 import os
 import sys
+
+SMALL = ("*/src/device/*.c", "*/src/journal/delta.c", "*/src/journal/journal.c")
 
 Import("env")  # type: ignore[name-defined]  # noqa: F821
 
@@ -34,4 +37,5 @@ def small(environment, node):  # type: ignore[no-untyped-def]
     return environment.Object(node, CCFLAGS=[*environment["CCFLAGS"], "-Os"])
 
 
-environment.AddBuildMiddleware(small, "*/src/device/*.c")
+for pattern in SMALL:
+    environment.AddBuildMiddleware(small, pattern)
