@@ -345,11 +345,10 @@ def fleet(program: Path, seconds: float, count: int = 100) -> list[dict[str, Any
 ISAS = {"qemu-m0": "Armv6-M", "qemu-m4": "Armv7E-M", "qemu-rv32": "RV32IMC", "qemu-xtensa": "Xtensa LX106"}
 FRAGMENTS = (256, 1024)
 BOOT, NONCE, MESSAGE = 7, 11, 1024
-LINK_OBJECTS = ("cobs", "crc32", "link", "messages")
 
 
 def _mix(x: int) -> int:
-    """As ``mix`` in link.c, which makes the session's number."""
+    """As ``mix`` in link_session.c, which makes the session's number."""
     for factor in (0x7FEB352D, 0x846CA68B):
         x ^= x >> 16 if factor == 0x7FEB352D else x >> 15
         x = x * factor & 0xFFFFFFFF
@@ -414,7 +413,7 @@ def cost(scratch: Path) -> list[dict[str, Any]]:
         toolchain.pio_run(project)
         flash = 0
         for path in (project / ".pio").rglob("*.o"):
-            if path.parent.name == "link" and path.name.split(".")[0] in LINK_OBJECTS:
+            if path.parent.name == "link":
                 with path.open("rb") as file:
                     sections = ELFFile(file).iter_sections()
                     flash += sum(s["sh_size"] for s in sections if s["sh_flags"] & 2 and s["sh_type"] == "SHT_PROGBITS")

@@ -74,7 +74,7 @@ static inline void normalize(tlc_link_t *link) {
     link->ack_pending = link->ack_pending > 2 ? 2 : link->ack_pending;
     memset(link->arrived, 0xFF, sizeof link->arrived);
     memset(link->seen, 0, sizeof link->seen);
-    link->arm = link->probe = link->have_rtt = link->backoff = 0;
+    link->arm = link->probe = link->rtt_count = link->backoff = 0;
     link->lossy = link->reordered = 64; /* the line counts as one that loses frames and brings them in any order */
     link->hail = link->is_shut = link->epoch_frames = 0;
     link->shut_ms = link->epoch_ms = link->epoch_shut_ms = link->epoch_bytes = link->idle_bytes = link->least_ms = 0;

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tlc_host.link import Link, Stream
-from tlc_host.link.endpoint import ARMS, REMEMBER, Counters
 from tlc_host.link.frame import encode, parse
+from tlc_host.link.loss import REMEMBER
+from tlc_host.link.session_state import ARMS, Counters
 
 _STREAMS = tuple(Stream)
 
@@ -193,7 +194,7 @@ def normalize(link: Link) -> None:
     session.look_ms = _future(session.look_ms) if session.sent else 0.0
     session.ack_ms = _future(session.ack_ms) if session.ack_pending else 0.0
     session.ack_pending = min(session.ack_pending, 2)
-    session.srtt, session.rttvar, session.backoff = None, 0.0, 0
+    session.samples, session.srtt, session.rttvar, session.backoff = 0, 0.0, 0.0, 0
     session.arrived, session.seen, session.arm, session.probe = [1.0] * ARMS, [0] * ARMS, 0, 0
     session.lossy = session.reordered = REMEMBER
     session.hail, session.shut_ms, session.idle_bytes, session.least_ms = False, None, 0, 0.0

@@ -15,7 +15,7 @@ from link_world import LinkWorld, build
 from states import explore
 
 from explore import CASES, run
-from tlc_host.link.endpoint import Link
+from tlc_host.link import endpoint
 
 
 def test_every_state_of_a_message_over_a_lossy_line(tmp_path: Path) -> None:
@@ -31,22 +31,22 @@ def test_the_first_states_with_resets(tmp_path: Path, case: str) -> None:
 
 
 def test_a_host_that_takes_what_came_twice_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Link._take_message
+    real = endpoint.take_message
 
-    def forgetful(self: Link, session: Any, frame: Any, now: float) -> None:
+    def forgetful(session: Any, frame: Any, *rest: Any) -> None:
         if frame.sequence < session.take_sequence:
             session.take_sequence, session.take_number[frame.stream] = frame.sequence, frame.message
-        real(self, session, frame, now)
+        real(session, frame, *rest)
 
-    monkeypatch.setattr(Link, "_take_message", forgetful)
+    monkeypatch.setattr(endpoint, "take_message", forgetful)
     library = build(tmp_path, "explored_link", ["src/link/*.c"])
     found = explore(LinkWorld(library, CASES["fragments, both ways"]), 20_000)
     assert found.broken is not None and found.trace
 
 
 def test_a_host_that_never_asks_again_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Link, "_find_lost", lambda self, session, now: None)
-    monkeypatch.setattr(Link, "_overdue", lambda self, session, now: None)
+    monkeypatch.setattr(endpoint, "find_lost", lambda session, now: None)
+    monkeypatch.setattr(endpoint, "overdue", lambda session, now: None)
     library = build(tmp_path, "explored_link", ["src/link/*.c"])
     found = explore(LinkWorld(library, CASES["one message, loss"]))
     assert found.broken == "without faults it never comes to the goal"

@@ -95,7 +95,8 @@ class Device:
 
 @dataclass
 class Channel:
-    """One direction. Rates are per frame, ``bit_error`` per bit; ``byte_ms`` is the line's time for a byte."""
+    """One direction. Rates are per frame, ``bit_error`` per bit; ``byte_ms`` is the line's time for a byte, ``buffer``
+    the bytes that a driver takes before the line."""
 
     rng: random.Random
     loss: float = 0.0
@@ -106,6 +107,7 @@ class Channel:
     bit_error: float = 0.0
     delay_ms: float = 5.0
     byte_ms: float = 0.01
+    buffer: int = 0
     free_at: float = 0.0
     frames: int = 0
     queue: list[tuple[float, int, bytes]] = field(default_factory=list)
@@ -143,7 +145,7 @@ class Channel:
 
     @property
     def idle_at(self) -> float:
-        return self.free_at
+        return self.free_at - self.buffer * self.byte_ms
 
 
 @dataclass

@@ -298,6 +298,32 @@ def test_goodput(wide_peer: ctypes.CDLL, loss: float, bit_error: float, best: in
     assert share >= (0.955 if not loss + bit_error else 0.85 * bound), (share, bound)
 
 
+@pytest.mark.parametrize("window", [4, 8, 32])
+@pytest.mark.parametrize(("asked", "answered"), [(1000, 1000), (1000, 20), (20, 1000)])
+def test_a_queue_before_a_clean_line_is_no_loss(wide_peer: ctypes.CDLL, window: int, asked: int, answered: int) -> None:
+    """Drivers buffer 12 KB: after short messages that came back at once, the round trip is suddenly 130 ms."""
+    w = world(wide_peer, 4, {"delay_ms": 1.0, "byte_ms": 10 / 921.6}, window=window, fragment=1024, messages=8)
+    w.down.buffer, w.up.buffer = 12288, 2048
+    w.connect()
+    w.to_device[Stream.CONTROL], w.to_host[Stream.CONTROL] = deque([(40, b"short")]), deque([(40, b"short")])
+    w.run(1, 1, 1000)
+    count = 200
+    w.to_device[Stream.BULK] = deque((41, bytes(asked)) for _ in range(count))
+    w.to_host[Stream.BULK] = answers = deque[tuple[int, bytes]]()
+    sent = w.host.counters.frames_out, w.device.counters["frames_out"]
+    answers_due = 0
+    while len(w.at_host) < 1 + count:
+        w.step()
+        assert w.now < 20_000
+        while answers_due < len(w.at_device) - 1:
+            answers.append((42, bytes(answered)))
+            answers_due += 1
+    resent = w.host.counters.resent, w.device.counters["resent"]
+    assert max(resent) <= 2, resent
+    for frames in (w.host.counters.frames_out - sent[0], w.device.counters["frames_out"] - sent[1]):
+        assert frames < 2.1 * count  # a message in a frame of its own, and at most one acknowledgement for each
+
+
 def test_ram(peer: ctypes.CDLL) -> None:
     """On 64 bits; a 32-bit CPU needs less. What PROTOCOL.md says holds."""
     peer.peer_link_bytes.restype = ctypes.c_size_t

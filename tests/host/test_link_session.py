@@ -459,6 +459,10 @@ def test_the_line_can_be_tested(twin: SmallTwin) -> None:
             await asyncio.gather(*(session.test(2000, 600) for _ in range(20)))
             assert session.counters.bytes_in - before[0] > 20 * 600
             assert session.counters.bytes_out - before[1] > 20 * 2000
+            before = session.counters.frames_in
+            for _ in range(10):
+                await session.test(100, 100)
+            assert session.counters.frames_in - before <= 12  # the answer is the acknowledgement
             with pytest.raises(DeviceError, match="more than the arena has"):
                 await session.test(10, 1 << 20)
             await session.backward(reply, np.ones(N, np.float32))  # the forward pass is still there

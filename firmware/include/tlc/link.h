@@ -211,7 +211,7 @@ typedef struct {
     uint8_t seen[TLC_LINK_ARMS];     /* outcomes of each size, up to a bound */
     uint8_t arm;                     /* the size in use */
     uint8_t probe;                   /* new bulk frames since the last one of a larger size */
-    uint8_t have_rtt;
+    uint8_t rtt_count;
     uint8_t backoff;
     uint8_t hail;    /* say something short: nothing is heard any more */
     uint8_t is_shut; /* since shut_ms a tensor waits because the window is full */

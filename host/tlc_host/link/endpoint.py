@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from random import SystemRandom
 
+from tlc_host.link.fragment_size import arm_bytes, first_arm, next_arm, note_full, note_sent
 from tlc_host.link.frame import (
     HEADER_BYTES,
     MAX_FRAGMENT,
-    MIN_FRAGMENT,
     Decoder,
     EndReason,
     Flag,
@@ -27,171 +25,34 @@ from tlc_host.link.frame import (
     Stream,
     encode,
 )
+from tlc_host.link.loss import (
+    INITIAL_RTO_MS,
+    MAX_BACKOFF,
+    MAX_RTO_MS,
+    WIDE,
+    find_lost,
+    oldest_of,
+    overdue,
+    overdue_after,
+    rto,
+    take_ack,
+)
+from tlc_host.link.receiver import take_message
+from tlc_host.link.session_state import Counters, LinkEvent, LinkSession, Message, Outgoing, Sent, State, before16
 
 __all__ = ["Counters", "Link", "LinkEvent", "Message", "State"]
 
-ACK_DELAY_MS = 5
-INITIAL_RTO_MS = 250.0
-MIN_RTO_MS = 20.0
-MAX_RTO_MS = 1000.0
-MAX_BACKOFF = 5
-HEARD_BACKOFF = 1
-REORDER = 3
-REMEMBER = 64
-SPAN = 32
-CREDIT = 0x7FFFFF
+SPAN = 32  # sequence numbers between the oldest unacknowledged frame and the newest
 MAX_TAKEN = 4 << 20
 QUEUE = 64
-ARMS = 6
-WIDE = 8
-MOST_SEEN = 126
-PROBE_SEEN = 30
-PROBE_EVERY = 32
-FIRST_BYTES = 1024
-EPOCH = 32
-LONG_EPOCH_MS = 60_000
-FRAME_OVERHEAD = 40
-BULK_AHEAD = 64
 BUSY_MS = 600_000
-GAP_MS = 1000
+GAP_MS = 1000  # not polled for so long: it was we who did not listen
 
 _RANK = (Stream.CONTROL, Stream.LOG, Stream.BULK)
-_STREAMS = tuple(Stream)
 # as plain numbers: an enumeration's operators cost more than all the rest of a frame
 _ACK_NOW, _BUSY, _UNKNOWN = int(Flag.ACK_NOW), int(Flag.BUSY), 15 & ~int(Flag.ACK_NOW | Flag.BUSY)
 _ANNOUNCE, _ACCEPT, _END = int(FrameType.ANNOUNCE), int(FrameType.ACCEPT), int(FrameType.END)
 _ACK, _MESSAGE = int(FrameType.ACK), int(FrameType.MESSAGE)
-_LOG, _BULK = int(Stream.LOG), int(Stream.BULK)
-
-
-def _before16(a: int, b: int) -> int:
-    """a - b in serial-number arithmetic (RFC 1982)."""
-    return ((a - b + 0x8000) & 0xFFFF) - 0x8000
-
-
-class State(Enum):
-    """Where the session is."""
-
-    IDLE = "idle"
-    OPENING = "opening"
-    OPEN = "open"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A whole message: its type, stream and bytes."""
-
-    type: int
-    stream: Stream
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class LinkEvent:
-    """Something that happened to the session: ``opened``, or why it ended."""
-
-    opened: bool
-    reason: EndReason | None = None
-    detail: str = ""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the link has seen since it was made."""
-
-    frames_in: int = 0
-    frames_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    bad: int = 0
-    repeated: int = 0
-    refused: int = 0
-    resent: int = 0
-    sessions: int = 0
-    rtt_ms: float = 0.0
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    type: int
-    stream: Stream
-    number: int
-    payload: memoryview
-    next: int = 0
-    in_flight: int = 0
-
-
-@dataclass(slots=True)
-class _Sent:
-    message: _Outgoing
-    offset: int
-    bytes: int
-    sequence: int
-    counter: int = 0
-    sent_ms: float = 0.0
-    tries: int = 0
-    lost: bool = False
-    late: bool = False
-    arm: int = 0
-
-
-@dataclass(slots=True)
-class _Incoming:
-    type: int
-    length: int
-    data: bytearray
-    received: int = 0
-
-
-@dataclass(slots=True)
-class _Session:
-    """Everything that begins anew with a session."""
-
-    number: int
-    peer: Offer
-    sent: dict[int, _Sent] = field(default_factory=dict)
-    lost: int = 0
-    look_ms: float = 0.0
-    acked: bool = False
-    queues: dict[Stream, deque[_Outgoing]] = field(default_factory=lambda: {s: deque() for s in Stream})
-    send_number: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
-    send_sequence: int = 0
-    counter: int = 0
-    acked_counter: int | None = None
-    credit_limit: int = 0
-    credit_used: int = 0
-    blocked: bool = False
-    progress_ms: float = 0.0
-    srtt: float | None = None
-    rttvar: float = 0.0
-    backoff: int = 0
-    reordered: int = 0
-    lossy: int = 0
-    hail: bool = False
-    shut_ms: float | None = None
-    epoch_ms: float = 0.0
-    epoch_shut_ms: float = 0.0
-    epoch_bytes: int = 0
-    epoch_frames: int = 0
-    idle_bytes: int = 0
-    least_ms: float = math.inf
-    arrived: list[float] = field(default_factory=lambda: [1.0] * ARMS)
-    seen: list[int] = field(default_factory=lambda: [0] * ARMS)
-    arm: int = 0
-    probe: int = 0
-    incoming: dict[Stream, dict[int, _Incoming]] = field(default_factory=lambda: {s: {} for s in Stream})
-    take_number: dict[Stream, int] = field(default_factory=lambda: dict.fromkeys(Stream, 0))
-    held: int = 0
-    take_sequence: int = 0
-    take_bitmap: int = 0
-    grant: int = CREDIT
-    ack_pending: int = 0
-    ack_now: bool = True
-    ack_ms: float = 0.0
-    heard_ms: float = 0.0
-    said_ms: float = 0.0
-    busy: bool = False
 
 
 class Link:
@@ -231,7 +92,7 @@ class Link:
         self._random32 = random32 or (lambda: SystemRandom().getrandbits(32))
         wire = HEADER_BYTES + self.fragment + 4
         self._decoder = Decoder(wire + wire // 254 + 1)
-        self._session: _Session | None = None
+        self._session: LinkSession | None = None
         self._nonce = 0
         self._open_ms = 0.0
         self._open_tries = 0
@@ -253,7 +114,7 @@ class Link:
     @property
     def peer_fragment(self) -> int:
         """Largest payload of a frame to the device."""
-        return min(self.fragment, self._session.peer.fragment) if self._session else self.fragment
+        return self._session.fragment if self._session else self.fragment
 
     def open(self, now: float) -> None:
         """Begins a session (anew); OPEN is repeated until the device accepts or ``close`` is called."""
@@ -309,7 +170,7 @@ class Link:
         queue = session.queues[stream]
         if len(queue) >= QUEUE:
             return False
-        queue.append(_Outgoing(kind, stream, session.send_number[stream], memoryview(bytes(payload))))
+        queue.append(Outgoing(kind, stream, session.send_number[stream], memoryview(bytes(payload))))
         session.send_number[stream] = (session.send_number[stream] + 1) & 0xFFFF
         return True
 
@@ -366,16 +227,16 @@ class Link:
                 session.lossy
                 and session.shut_ms is not None
                 and not session.busy
-                and now - session.heard_ms <= self._rto(session, now)
+                and now - session.heard_ms <= rto(session, now)
             ):
-                times.append(self._oldest(session).sent_ms + self._patience(session) + session.rttvar)
+                times.append(oldest_of(session).sent_ms + overdue_after(session))
         elif session.blocked:
-            times.append(session.said_ms + self._rto(session, now))
+            times.append(session.said_ms + rto(session, now))
         return max(0.0, min(times) - now)
 
     # ---- sending (sections 6 to 8) ----
 
-    def _frame(self, session: _Session, now: float, kind: int, flags: int = 0) -> Frame:
+    def _frame(self, session: LinkSession, now: float, kind: int, flags: int = 0) -> Frame:
         frame = Frame(
             kind,
             flags=flags,
@@ -420,31 +281,31 @@ class Link:
             self.events.append(LinkEvent(False, None, f"nothing heard for {self._patience_for(session) / 1000:g} s"))
             return None
         if session.sent and (session.acked or now >= session.look_ms):
-            self._find_lost(session, now)
+            find_lost(session, now)
         if session.hail:
             session.hail = False
             return self._frame(session, now, _ACK, _ACK_NOW)
         if session.lost:
             sent = next(sent for sent in session.sent.values() if sent.lost)
-            self._note_sent(session, sent, now)
+            note_sent(session, sent, now)
             return self._send(session, sent, now)
         new = self._next(session, now)
         if new is not None:
-            self._note_sent(session, new, now)
+            note_sent(session, new, now)
             return self._send(session, new, now)
-        overdue = self._overdue(session, now)
-        if overdue is not None:
-            return self._send(session, overdue, now)
+        again = overdue(session, now)
+        if again is not None:
+            return self._send(session, again, now)
         if session.ack_now or (session.ack_pending and now >= session.ack_ms):
             return self._frame(session, now, _ACK)
-        ask = session.blocked and not session.sent and now - session.said_ms >= self._rto(session, now)
+        ask = session.blocked and not session.sent and now - session.said_ms >= rto(session, now)
         if ask or now - session.said_ms >= self.keepalive_ms:
             if ask:
                 session.backoff = min(session.backoff + 1, MAX_BACKOFF)
             return self._frame(session, now, _ACK, _ACK_NOW)
         return None
 
-    def _send(self, session: _Session, sent: _Sent, now: float) -> Frame:
+    def _send(self, session: LinkSession, sent: Sent, now: float) -> Frame:
         message = sent.message
         if sent.tries:
             self.counters.resent += 1
@@ -453,7 +314,7 @@ class Link:
             session.lost -= 1
         sent.tries += 1
         sent.sent_ms = now
-        session.look_ms = min(session.look_ms, now + self._rto(session, now))
+        session.look_ms = min(session.look_ms, now + rto(session, now))
         sent.counter = session.counter
         frame = self._frame(session, now, message.type)
         frame.stream = message.stream
@@ -464,40 +325,15 @@ class Link:
         frame.payload = bytes(message.payload[sent.offset : sent.offset + sent.bytes])
         return frame
 
-    def _note_sent(self, session: _Session, sent: _Sent, now: float) -> None:
-        """How long the line stays idle with each frame because the window is full, as bytes of the line.
-
-        A round trip well above the least one is a queue before the line: then it is not idle.
-        """
-        if session.shut_ms is not None:
-            session.epoch_shut_ms += now - session.shut_ms
-            session.shut_ms = None
-        session.epoch_bytes += sent.bytes + FRAME_OVERHEAD
-        session.epoch_frames += 1
-        if session.epoch_frames < EPOCH:
-            return
-        elapsed = now - session.epoch_ms
-        idle = 0
-        if 0 < elapsed < LONG_EPOCH_MS and (session.srtt or 0.0) < session.least_ms * 1.5:
-            shut = min(session.epoch_shut_ms, elapsed * 7 / 8)
-            idle = int(session.epoch_bytes / EPOCH * shut / (elapsed - shut))
-        session.idle_bytes = (session.idle_bytes + idle) // 2
-        session.epoch_ms, session.epoch_shut_ms, session.epoch_bytes, session.epoch_frames = now, 0.0, 0, 0
-
-    @staticmethod
-    def _shut(session: _Session, now: float) -> None:
-        if session.shut_ms is None and session.queues[Stream.BULK]:
-            session.shut_ms = now
-
-    def _next(self, session: _Session, now: float) -> _Sent | None:
+    def _next(self, session: LinkSession, now: float) -> Sent | None:
         session.blocked = False
-        window = min(self.window, session.peer.window)
+        window = session.window
         if len(session.sent) >= window:
             return None
         if session.sent:
             oldest = next(iter(session.sent))  # sequence numbers are entered in order
-            if _before16(session.send_sequence, oldest) >= SPAN:
-                self._shut(session, now)
+            if before16(session.send_sequence, oldest) >= SPAN:
+                note_full(session, now)
                 return None
         for stream in _RANK:
             queue = session.queues[stream]
@@ -507,7 +343,7 @@ class Link:
             if stream == Stream.BULK:
                 reserved = 2 if window >= WIDE else 1 if window > 2 else 0
                 if len(session.sent) + reserved >= window and window > 1:
-                    self._shut(session, now)
+                    note_full(session, now)
                     return None
                 if message.next == 0:
                     unit = session.peer.unit
@@ -520,9 +356,9 @@ class Link:
             arm = session.arm
             count = len(message.payload) - message.next
             if stream == Stream.BULK:  # the others are one frame, whatever it costs
-                arm = self._next_arm(session, count)
-                count = min(count, self._arm_bytes(arm))
-            sent = _Sent(message, message.next, count, session.send_sequence, arm=arm)
+                arm = next_arm(session, count)
+                count = min(count, arm_bytes(session, arm))
+            sent = Sent(message, message.next, count, session.send_sequence, arm=arm)
             if not session.sent:
                 session.look_ms = math.inf
             session.sent[sent.sequence] = sent
@@ -534,132 +370,8 @@ class Link:
             return sent
         return None
 
-    def _first_arm(self) -> int:
-        """A session begins with frames of medium size: large ones have to prove themselves."""
-        return next((arm for arm in range(ARMS) if self._arm_bytes(arm) <= FIRST_BYTES), 0)
-
-    def _arm_bytes(self, arm: int) -> int:
-        return max(self.peer_fragment >> arm, MIN_FRAGMENT)
-
-    def _note_outcome(self, session: _Session, sent: _Sent, arrived: bool) -> None:
-        """The fragment size that brings most bytes across.
-
-        A smaller size is believed perfect until it was tried. What comes across of a small one is no less than of a
-        large one; that a larger one has become better is found out by trying it with a frame now and then.
-        """
-        arm = sent.arm
-        if arrived and session.arm == arm == 0 and session.arrived[0] == 1.0:
-            return  # all is well: the usual case
-        if sent.bytes <= self._arm_bytes(arm) // 2:
-            return  # a message's short end says nothing of its size
-        shares = session.arrived
-        session.seen[arm] = min(session.seen[arm] + 1, MOST_SEEN)
-        weight = session.seen[arm] if arm >= session.arm else min(session.seen[arm], PROBE_SEEN)
-        shares[arm] += (arrived - shares[arm]) / (weight + 2)
-        for smaller in range(arm + 1, ARMS):
-            shares[smaller] = max(shares[smaller], shares[arm])
-        sizes = [self._arm_bytes(arm) for arm in range(ARMS)]
-        count = sizes.index(sizes[-1]) + 1  # below the smallest there is none
-        best, chosen = 0.0, session.arm
-        for arm in range(count):
-            if arm < session.arm and not session.seen[arm]:
-                continue  # a larger one has to be tried first
-            score = shares[arm] * sizes[arm] / (sizes[arm] + FRAME_OVERHEAD + session.idle_bytes)
-            if score > best * 17 / 16:  # not for nothing: shares are estimates
-                best, chosen = score, arm
-        session.arm = chosen
-
-    def _next_arm(self, session: _Session, left: int) -> int:
-        """A larger size is tried on a frame that is long enough to tell something of it."""
-        if session.arm == 0:
-            return 0
-        if session.probe + 1 < PROBE_EVERY:
-            session.probe += 1
-            return session.arm
-        if left <= self._arm_bytes(session.arm - 1) // 2:
-            return session.arm
-        session.probe = 0
-        return session.arm - 1
-
-    def _patience_for(self, session: _Session) -> float:
+    def _patience_for(self, session: LinkSession) -> float:
         return BUSY_MS if session.busy else self.dead_ms
-
-    def _rto(self, session: _Session, now: float) -> float:
-        if session.busy and now - session.heard_ms > INITIAL_RTO_MS:  # nobody reads: more copies only fill its buffer
-            return MAX_RTO_MS
-        rto = INITIAL_RTO_MS
-        if session.srtt is not None:
-            rto = session.srtt + max(4 * session.rttvar, 10.0) + ACK_DELAY_MS
-        return min(max(rto, MIN_RTO_MS) * (1 << session.backoff), MAX_RTO_MS)
-
-    @staticmethod
-    def _patience(session: _Session) -> float:
-        return (session.srtt or 0.0) * 1.125 + 2.0
-
-    def _find_lost(self, session: _Session, now: float) -> None:
-        waiting: list[_Sent] = []
-        patience = self._patience(session)
-        session.acked = False
-        session.look_ms = math.inf
-        for sent in session.sent.values():
-            if sent.lost:
-                continue
-            if session.acked_counter is not None:
-                overtaken = _before16(session.acked_counter, sent.counter)
-                if overtaken > 0:
-                    if not session.reordered or overtaken >= REORDER or now - sent.sent_ms >= patience:
-                        sent.lost = True
-                        session.lost += 1
-                        session.lossy = REMEMBER
-                        self._note_outcome(session, sent, False)
-                        continue
-                    session.look_ms = min(session.look_ms, sent.sent_ms + patience)
-            waiting.append(sent)
-        if not waiting:
-            return
-        waiting.sort(key=lambda s: _before16(s.counter, session.counter))
-        base = max(waiting[0].sent_ms, session.progress_ms)
-        if now >= base + self._rto(session, now):
-            for sent in waiting[: 1 if session.lossy else 2]:  # two probes: one may be lost again
-                # There may have been a pause, for which the fragment size is not to pay. But in a small window few lost
-                # frames are overtaken.
-                if min(self.window, session.peer.window) < WIDE or (session.heard_ms > base and session.backoff):
-                    self._note_outcome(session, sent, False)
-                sent.lost = sent.late = True
-                session.lost += 1
-            # While the device is heard the line loses frames, but is neither dead nor stalled.
-            most = HEARD_BACKOFF if session.heard_ms > base and not session.busy else MAX_BACKOFF
-            session.progress_ms = now
-            session.hail = session.backoff > HEARD_BACKOFF  # by frames that are shorter, if these cannot come through
-            session.backoff = min(session.backoff + 1, most)
-        session.look_ms = min(session.look_ms, max(waiting[0].sent_ms, session.progress_ms) + self._rto(session, now))
-
-    @staticmethod
-    def _oldest(session: _Session) -> _Sent:
-        oldest: _Sent | None = None
-        for sent in session.sent.values():
-            if oldest is None or _before16(sent.counter, oldest.counter) < 0:
-                oldest = sent
-        assert oldest is not None
-        return oldest
-
-    def _overdue(self, session: _Session, now: float) -> _Sent | None:
-        """A tensor waits because the window is full: on a line that loses frames better the oldest once more than nothing."""
-        if (
-            not (session.sent and session.lossy)
-            or session.shut_ms is None
-            or session.busy
-            or now - session.heard_ms > self._rto(session, now)
-        ):
-            return None
-        oldest = self._oldest(session)
-        patience = self._patience(session)
-        if session.heard_ms - oldest.sent_ms >= patience:  # the device would have told of it
-            self._note_outcome(session, oldest, False)
-        elif now - oldest.sent_ms < patience + session.rttvar:
-            return None
-        oldest.late = True
-        return oldest
 
     # ---- receiving ----
 
@@ -684,7 +396,7 @@ class Link:
             return
         if session is None or frame.session != session.number or frame.session == 0 or kind < _ACK:
             return
-        if _before16(frame.acknowledge, session.send_sequence) > 0:
+        if before16(frame.acknowledge, session.send_sequence) > 0:
             self.counters.bad += 1
             return
         session.heard_ms = now
@@ -694,11 +406,12 @@ class Link:
             session.acked = True  # the time-outs change
         if (frame.credit - session.credit_limit) & 0xFFFFFF < 0x800000:
             session.credit_limit = frame.credit
-        self._take_ack(session, frame.acknowledge, frame.selective, now)
+        take_ack(session, frame.acknowledge, frame.selective, now)
+        self.counters.rtt_ms = session.srtt
         if frame.flags & _ACK_NOW:
             session.ack_now = True
         if kind >= _MESSAGE:
-            self._take_message(session, frame, now)
+            take_message(session, frame, now, self.counters, self.messages)
 
     def _take_end(self, frame: Frame) -> None:
         reason = frame.payload[0] if frame.payload else 0
@@ -728,133 +441,19 @@ class Link:
             return
         if self.state is not State.OPENING:
             return
-        self._session = _Session(frame.session, offer, heard_ms=now, said_ms=now, progress_ms=now, epoch_ms=now)
-        self._session.arm = self._first_arm()
+        self._session = LinkSession(
+            frame.session,
+            offer,
+            fragment=min(self.fragment, offer.fragment),
+            window=min(self.window, offer.window),
+            max_message=self.max_message,
+            heard_ms=now,
+            said_ms=now,
+            progress_ms=now,
+            epoch_ms=now,
+        )
+        self._session.arm = first_arm(self._session)
         self.boot = offer.boot
         self.state = State.OPEN
         self.counters.sessions += 1
         self.events.append(LinkEvent(True))
-
-    def _take_ack(self, session: _Session, acknowledge: int, selective: int, now: float) -> None:
-        if not session.sent:
-            return
-        newest: _Sent | None = None
-        done: list[_Sent] = []
-        for sent in session.sent.values():
-            ahead = _before16(sent.sequence, acknowledge)
-            if ahead < 0 or (0 < ahead <= 32 and selective >> (ahead - 1) & 1):
-                done.append(sent)
-            elif not selective:
-                break  # they are in order
-        overtook = session.acked_counter
-        srtt = session.srtt or 0.0
-        for sent in done:
-            del session.sent[sent.sequence]
-            # Of one that was only late it may be the first copy that arrived, which overtook nothing: always where no
-            # frame was lost, for there the round trip has grown.
-            first_copy = sent.late and (not session.lossy or now - sent.sent_ms < srtt * 0.75)
-            session.lossy = max(session.lossy - 1, 0)
-            session.reordered = max(session.reordered - 1, 0)
-            if sent.lost or (sent.tries > 1 and now - sent.sent_ms < srtt / 2):  # it is an earlier copy that arrived
-                self._note_outcome(session, sent, True)
-                if not sent.late:
-                    session.reordered = REMEMBER
-            elif sent.tries == 1 and overtook is not None and _before16(overtook, sent.counter) > 0:
-                session.reordered = REMEMBER
-            session.lost -= sent.lost
-            self._note_outcome(session, sent, True)
-            sent.message.in_flight -= 1
-            if sent.tries == 1 and (newest is None or _before16(sent.counter, newest.counter) > 0):
-                newest = sent  # Karn: only frames sent once
-            if first_copy:
-                continue
-            if session.acked_counter is None or _before16(sent.counter, session.acked_counter) > 0:
-                session.acked_counter = sent.counter
-        if done:
-            session.acked = True
-            session.progress_ms = now
-            session.backoff = 0
-        if newest is not None:
-            sample = now - newest.sent_ms
-            session.least_ms = min(session.least_ms, sample)
-            if session.srtt is None:
-                session.srtt, session.rttvar = sample, sample / 2
-            else:  # RFC 6298
-                session.rttvar += (abs(sample - session.srtt) - session.rttvar) / 4
-                session.srtt += (sample - session.srtt) / 8
-            self.counters.rtt_ms = session.srtt
-
-    def _take_message(self, session: _Session, frame: Frame, now: float) -> None:
-        ahead = _before16(frame.sequence, session.take_sequence)
-        if ahead < 0 or (0 < ahead <= 32 and session.take_bitmap >> (ahead - 1) & 1):
-            self.counters.repeated += 1
-            session.ack_now = True
-            return
-        count = len(frame.payload)
-        if ahead > 32 or count == 0 or frame.offset + count > frame.length or frame.stream > _LOG:
-            self.counters.bad += 1
-            return
-        if not self._place(session, frame, _STREAMS[frame.stream]):
-            self.counters.refused += 1
-            session.ack_now = True  # it will come again: its sender is to know that it was heard
-            return
-        if ahead > 0:
-            session.take_bitmap |= 1 << (ahead - 1)
-        else:
-            more = 1
-            while more:
-                session.take_sequence = (session.take_sequence + 1) & 0xFFFF
-                more = session.take_bitmap & 1
-                session.take_bitmap >>= 1
-        if not session.ack_pending:
-            session.ack_ms = now + ACK_DELAY_MS
-        session.ack_pending += 1
-        if session.ack_pending >= 2 or ahead > 0 or session.take_bitmap or frame.offset + count == frame.length:
-            session.ack_now = True
-
-    def _place(self, session: _Session, frame: Frame, stream: Stream) -> bool:
-        ahead = _before16(frame.message, session.take_number[stream])
-        if ahead < 0 or ahead >= BULK_AHEAD or frame.length > self.max_message:
-            return False
-        count = len(frame.payload)
-        if stream != Stream.BULK and count != frame.length:
-            self.counters.bad += 1
-            return False
-        waiting = session.incoming[stream]
-        message = waiting.get(frame.message)
-        if message is None:
-            if session.held + frame.length > CREDIT:
-                return False
-            if count == frame.length and ahead == 0:  # whole, and the next one
-                session.take_number[stream] = (frame.message + 1) & 0xFFFF
-                if stream == Stream.BULK:
-                    session.grant = (session.grant + count) & 0xFFFFFF
-                self.messages.append(Message(frame.type, stream, frame.payload))
-                self._deliver(session, stream)
-                return True
-            message = _Incoming(frame.type, frame.length, bytearray(frame.length))
-            waiting[frame.message] = message
-            session.held += frame.length
-        if message.type != frame.type or message.length != frame.length or message.received + count > message.length:
-            self.counters.bad += 1
-            return False
-        message.data[frame.offset : frame.offset + count] = frame.payload
-        message.received += count
-        if ahead == 0 and message.received == message.length:
-            self._deliver(session, stream)
-        return True
-
-    def _deliver(self, session: _Session, stream: Stream) -> None:
-        """Hands out what is whole, in order."""
-        waiting = session.incoming[stream]
-        while waiting:
-            number = session.take_number[stream]
-            first = waiting.get(number)
-            if first is None or first.received != first.length:
-                return
-            del waiting[number]
-            session.held -= first.length
-            session.take_number[stream] = (number + 1) & 0xFFFF
-            if stream == Stream.BULK:
-                session.grant = (session.grant + first.length) & 0xFFFFFF
-            self.messages.append(Message(first.type, stream, bytes(first.data)))
