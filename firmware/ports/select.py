@@ -3,10 +3,22 @@
 
 ``custom_tlc_port`` is a folder of ``ports``; ``custom_tlc_sources`` are the files of it to take (all, where absent).
 A project that names none brings its own (an Arduino project builds that port with its sources).
+
+What runs once for a message or a frame (``SMALL``), not for each value or byte, is compiled for size, whatever the rest
+is compiled for.
 """
 
 import os
 import sys
+
+SMALL = (
+    "*/src/ctx.c",
+    "*/src/device/*.c",
+    "*/src/journal/delta.c",
+    "*/src/journal/journal.c",
+    "*/src/link/link*.c",
+    "*/src/link/messages.c",
+)
 
 Import("env")  # type: ignore[name-defined]  # noqa: F821
 
@@ -27,17 +39,10 @@ if port:
 environment.Replace(SRC_FILTER=sources)
 
 
-FAST = ("kernels", "train", "pack", "heads")  # folders of src where a value, or a byte, is what counts
-FAST_FILES = ("cobs.c", "crc32.c", "delta.c")
+def small(environment, node):  # type: ignore[no-untyped-def]
+    """The object of a source file, compiled for size: the last -O counts."""
+    return environment.Object(node, CCFLAGS=[*environment["CCFLAGS"], "-Os"])
 
 
-def for_size(library, node):  # type: ignore[no-untyped-def]
-    """What runs once for a message or a frame is compiled for size."""
-    path = node.srcnode().get_path().replace(os.sep, "/")
-    folder, name = path.rsplit("/", 2)[-2:]
-    if "/src/" not in path or folder in FAST or name in FAST_FILES:
-        return node
-    return library.Object(node, CCFLAGS=[*library["CCFLAGS"], "-Os"])
-
-
-environment.AddBuildMiddleware(for_size)
+for pattern in SMALL:
+    environment.AddBuildMiddleware(small, pattern)
