@@ -161,24 +161,28 @@ class Wire:
             try:
                 most = getattr(self.transport, "high_water", BACKLOG)
                 while (room := most - self.transport.backlog()) > 0:
-                    data = self.link.output(now_ms(), room)
-                    if not data:
-                        wait = max(self.link.deadline(now_ms()) / 1000, 0.001)
+                    now = now_ms()
+                    data = self.link.output(now, room)
+                    if data:
+                        self.transport.write(data)
+                    if not self._feed() and len(data) < room:  # the link has no more to say
+                        wait = max(self.link.deadline(now) / 1000, 0.001)
                         break
-                    self.transport.write(data)
-                    self._feed()
             except LinkError:
                 wait = 0.05  # the reader sees it, too, and opens it again
         if self.link.events:
             self._heard()
         self.timer = asyncio.get_running_loop().call_later(wait, self.flush)
 
-    def _feed(self) -> None:
+    def _feed(self) -> bool:
+        """Gives the link what it takes; whether that was anything."""
+        waiting = len(self.outbox)
         while self.outbox:
             message = self.outbox[0]
             try:
                 if not self.link.send(message.TYPE, message.STREAM, message.pack()):
-                    return
+                    break
             except ValueError as error:
                 self._refused(message, error)
             self.outbox.popleft()
+        return len(self.outbox) < waiting
