@@ -64,6 +64,7 @@ class Wire:
         self._refused = refused
         self._lost = lost
         self._soon: asyncio.Handle | None = None
+        self._due = 0.0
 
     async def open(self, name: str) -> None:
         """Opens the transport and begins a session.
@@ -149,9 +150,6 @@ class Wire:
 
     def flush(self) -> None:
         """Gives the transport what it can take and looks again when the link wants to."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
         self._soon = None
         if self.over:
             return
@@ -172,7 +170,26 @@ class Wire:
                 wait = 0.05  # the reader sees it, too, and opens it again
         if self.link.events:
             self._heard()
-        self.timer = asyncio.get_running_loop().call_later(wait, self.flush)
+        self._look_again(wait)
+
+    def _look_again(self, wait: float) -> None:
+        """Flushes after so many seconds. A timer that ends before is left to run, and then set anew: most are put off again and
+        again, and never come to anything."""
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + wait
+        if self.timer is not None:
+            if self.timer.when() <= self._due:
+                return
+            self.timer.cancel()
+        self.timer = loop.call_at(self._due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self.timer = None
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._due:
+            self.timer = loop.call_at(self._due, self._on_timer)
+        else:
+            self.flush()
 
     def _feed(self) -> bool:
         """Gives the link what it takes; whether that was anything."""
