@@ -323,6 +323,33 @@ def test_session_resumes_in_the_middle_of_a_request(library: ctypes.CDLL) -> Non
     run(work)
 
 
+def test_a_welcome_that_was_lost_is_no_reset(library: ctypes.CDLL) -> None:
+    """The session ends between HELLO and WELCOME: the device still has the token of the welcome before."""
+
+    async def work() -> None:
+        twin = SmallTwin(library)
+        async with await Session.connect(twin.open, HASH) as session:
+            reply = await session.forward(np.ones(N, np.int8), step=1)
+            real, lost = session._greeting.take, 0
+
+            def take(message: m.Message) -> bool:
+                nonlocal lost
+                taken = real(message)
+                if isinstance(message, m.Hello) and lost < 3:
+                    lost += 1
+                    session._wire.link.open(now_ms())  # before anything of this turn is said
+                return taken
+
+            session._greeting.take = take  # type: ignore[method-assign]
+            session._wire.link.open(now_ms())
+            session._asking.interrupt()
+            session._wire.flush()
+            done = await session.backward(reply, np.full(N, 0.01, np.float32))
+            assert done.samples == 1 and lost == 3
+
+    run(work)
+
+
 async def train_tolerant(session: Session, steps: int, rng: np.random.Generator) -> bytes:
     for number in range(1, steps + 1):
         for batch in range(2):
