@@ -324,6 +324,29 @@ def test_a_queue_before_a_clean_line_is_no_loss(wide_peer: ctypes.CDLL, window: 
         assert frames < 2.1 * count  # a message in a frame of its own, and at most one acknowledgement for each
 
 
+@pytest.mark.parametrize(("loss", "most_ms"), [(0.0, 600), (0.1, 4_000), (0.3, 15_000)])
+def test_control_messages_follow_each_other(peer: ctypes.CDLL, loss: float, most_ms: float) -> None:
+    """A device takes them in order and refuses what comes after a lost one: that waits for one time-out, not for many."""
+    w = world(peer, 5, {"loss": loss})
+    w.connect()
+    begun = w.now
+    w.to_device[Stream.CONTROL] = deque((40, b"step %d" % i) for i in range(200))
+    w.run(200, 0, 100_000)
+    assert w.now - begun < most_ms
+
+
+def test_the_peers_time_outs_do_not_lengthen_ours(peer: ctypes.CDLL) -> None:
+    """A small window on a line that loses most: acknowledgements wait for the other side's time-out, and its for ours."""
+    faults = {"loss": 0.3, "bit_error": 1e-4, "duplicate": 0.3, "reorder": 0.3, "truncate": 0.1, "garbage": 0.1}
+    w = world(peer, 6, faults, window=2, fragment=128, messages=2)
+    w.connect()
+    begun = w.now
+    for queues in (w.to_device, w.to_host):
+        queues[Stream.BULK] = deque((41, bytes(range(200))) for _ in range(100))
+    w.run(100, 100, 1_000_000)
+    assert w.now - begun < 60_000
+
+
 def test_ram(peer: ctypes.CDLL) -> None:
     """On 64 bits; a 32-bit CPU needs less. What PROTOCOL.md says holds."""
     peer.peer_link_bytes.restype = ctypes.c_size_t

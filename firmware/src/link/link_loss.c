@@ -117,6 +117,9 @@ static void sample_rtt(tlc_link_t *link, uint32_t ms) { /* RFC 6298 */
         link->rttvar4 = ms << 1;
         return;
     }
+    if (link->lossy) { /* a late one may have waited for the host's time-out, which ours is not to follow */
+        ms = min_u32(ms, (link->srtt8 >> 3) + (link->srtt8 >> 4) + 10u);
+    }
     const int32_t error = (int32_t)ms - (int32_t)(link->srtt8 >> 3);
     link->srtt8 = (uint32_t)((int32_t)link->srtt8 + error);
     const uint32_t size = (uint32_t)(error < 0 ? -error : error);

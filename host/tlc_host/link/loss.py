@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 from tlc_host.link.fragment_size import FRAME_OVERHEAD, note_outcome
+from tlc_host.link.frame import Stream
 from tlc_host.link.session_state import LinkSession, Sent, before16
 
 ACK_DELAY_MS = 5
@@ -72,7 +73,10 @@ def find_lost(session: LinkSession, now: float) -> None:
     base = max(waiting[0].sent_ms, session.progress_ms)
     if now >= base + rto(session, now):
         heard = session.heard_ms > base
-        for sent in waiting[: 1 if session.lossy else 2]:  # two probes: one may be lost again
+        again = waiting[: 1 if session.lossy else 2]  # two probes: one may be lost again
+        if waiting[0].message.stream == Stream.CONTROL:  # the device takes them in order: it has refused the others
+            again = [sent for sent in waiting if sent.message.stream == Stream.CONTROL]
+        for sent in again:
             # There may have been a pause, for which the fragment size is not to pay, or the round trip has grown.
             # But in a small window few lost frames are overtaken.
             narrow = session.window < WIDE
@@ -160,6 +164,8 @@ def take_ack(session: LinkSession, acknowledge: int, selective: int, now: float)
         if not session.samples:
             session.srtt, session.rttvar = sample, sample / 2
         else:  # RFC 6298
+            if session.lossy:  # a late one may have waited for the peer's time-out, which ours is not to follow
+                sample = min(sample, session.srtt * 1.5 + 10.0)
             session.rttvar += (abs(sample - session.srtt) - session.rttvar) / 4
             session.srtt += (sample - session.srtt) / 8
         session.samples += 1
