@@ -73,7 +73,7 @@ def test_one_trajectory(tmp_path: Path) -> None:
 
     async def scenario() -> bytes:
         async with running(built) as (session, _):
-            ask = session._ask
+            ask = session._asking.ask
 
             async def twice(parts: Any, answer: Any) -> Any:
                 first = await ask(parts, answer)
@@ -82,7 +82,7 @@ def test_one_trajectory(tmp_path: Path) -> None:
                     assert second.loss == first.loss and second.flags & m.DoneFlag.REPEATED
                 return first
 
-            session._ask = twice
+            session._asking.ask = twice
             assert session.hello.capabilities & m.Capability.EXIT
             for number, ((x, label, q), (sure, sent, told)) in enumerate(zip(passes, expected, strict=True)):
                 reply = await session.forward(x, exit=threshold, batch=number)

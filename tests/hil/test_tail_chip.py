@@ -66,7 +66,7 @@ def test_one_trajectory(name: str, tmp_path: Path) -> None:
 
     async def scenario() -> bytes:
         async with running(built) as (session, _):
-            ask = session._ask
+            ask = session._asking.ask
 
             async def twice(parts: Any, answer: Any) -> Any:
                 first = await ask(parts, answer)
@@ -75,7 +75,7 @@ def test_one_trajectory(name: str, tmp_path: Path) -> None:
                     assert second.gradient == first.gradient and second.flags & m.GradientFlag.REPEATED
                 return first
 
-            session._ask = twice
+            session._asking.ask = twice
             for number, (x, u, label, g) in enumerate(passes, 1):
                 reply = await session.forward(x, batch=number)
                 told = await session.tail_learn(reply, u, label)

@@ -95,15 +95,16 @@ async def learn(
 
 async def kill(session: Session) -> None:
     """As if the process had died: nobody says goodbye."""
-    session._closed = True
-    if session._timer is not None:
-        session._timer.cancel()
-    if session._reader is not None:
-        session._reader.cancel()
+    wire = session._wire
+    wire.over = True
+    if wire.timer is not None:
+        wire.timer.cancel()
+    if wire.reader is not None:
+        wire.reader.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await session._reader
-    if session._transport is not None:
-        await session._transport.close()
+            await wire.reader
+    if wire.transport is not None:
+        await wire.transport.close()
 
 
 async def disturbed(twins: list[SmallTwin], seconds: float, seed: int, counts: Counts, shake: float) -> list[Kept]:

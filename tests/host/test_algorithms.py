@@ -737,7 +737,7 @@ def test_a_fleet_is_its_twins(root: Path, name: str) -> None:
 def test_the_event_loop_gets_round_between_two_twins(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many have something to do at once, in a turn of the loop a few of them compute, and a few are asked."""
     from tlc.twin import Twin
-    from tlc_host.cohort import BEGIN
+    from tlc_host.cohort.cohort import BEGIN
     from tlc_host.fleet import fleet
     from tlc_host.transports.memory import TOGETHER
 

@@ -78,7 +78,9 @@ def test_from_cut_to_cut(projects: Projects) -> None:
             reply = await session.forward(x)
             assert reply.outputs[0].size == 12  # no greeting at the cut that the device begins with
             assert (await session.backward(reply, np.ones(12, np.float32))).samples == 1
-            assert (await session._ask_done(m.Cut(request=session._number(), index=0))).flags & m.DoneFlag.REPEATED
+            assert (
+                await session._asking.done(m.Cut(request=session._asking.number(), index=0))
+            ).flags & m.DoneFlag.REPEATED
             assert (await session.stats()).samples == 1
             await session.select(2)
             assert (await session.stats()).samples == 0

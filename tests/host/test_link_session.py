@@ -27,6 +27,7 @@ from tlc_host import messages as m
 from tlc_host.link import Flag, Link, Stream
 from tlc_host.link.frame import parse
 from tlc_host.session import Session, SmashedReply
+from tlc_host.session.wire import now_ms
 from tlc_host.transports import open_transport
 
 
@@ -309,10 +310,9 @@ def test_session_resumes_in_the_middle_of_a_request(library: ctypes.CDLL) -> Non
             async def disturb() -> None:
                 while True:
                     await asyncio.sleep(rng.uniform(0.001, 0.006))
-                    session._link.open(session._now())
-                    session._greeted.clear()
-                    session._outbox.clear()
-                    session._flush()
+                    session._wire.link.open(now_ms())
+                    session._asking.interrupt()
+                    session._wire.flush()
 
             task = asyncio.create_task(disturb())
             got = await train_tolerant(session, 12, np.random.default_rng(5))
@@ -380,8 +380,8 @@ def test_half_a_set_of_parameters_is_never_used(twin: SmallTwin) -> None:
 
             async def piece(offset: int, end: int) -> m.Done:
                 data = new.tobytes()[offset:end]
-                return await session._ask_done(
-                    m.SetParams(request=session._number(), offset=offset, total=N, data=data)
+                return await session._asking.done(
+                    m.SetParams(request=session._asking.number(), offset=offset, total=N, data=data)
                 )
 
             with pytest.raises(DeviceError, match="piece of the learned tensors before this one is missing"):
@@ -439,7 +439,7 @@ def test_a_long_computation_is_waited_for(library: ctypes.CDLL) -> None:
             return Slow(await twin.open())
 
         async with await Session.connect(opener, HASH, timeout_s=1.0) as session:
-            session._timeout = 0.1
+            session._asking.timeout = 0.1
             begin = asyncio.get_running_loop().time()
             assert np.array_equal((await session.infer(np.zeros(N, np.int8))).outputs[0], W0)
             assert asyncio.get_running_loop().time() - begin > 0.3

@@ -249,11 +249,11 @@ def test_the_native_board_calls_and_calls_again(project: Path) -> None:
         for _ in range(2):  # a host that is started again is another session of the same device
             async with await Session.connect(f"listen://127.0.0.1:{port}", bytes.fromhex(bundle.hash)) as session:
                 first = (await session.infer(x)).outputs[0]
-                number = session._link.session
-                assert session._transport is not None
-                await session._transport.close()  # the host's Wi-Fi goes; the device calls again
+                number = session._wire.link.session
+                assert session._wire.transport is not None
+                await session._wire.transport.close()  # the host's Wi-Fi goes; the device calls again
                 assert np.array_equal((await session.infer(x)).outputs[0], first)
-                assert session._link.session == number, "the session is the same"
+                assert session._wire.link.session == number, "the session is the same"
                 boots.add(session.hello.boot)
         assert len(boots) == 1
 

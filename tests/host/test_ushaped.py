@@ -169,7 +169,7 @@ def test_what_is_asked_again_is_done_once(root: Path) -> None:
         twin = Twin(project)
         device = await linked(project, twin)
         session = device.session
-        ask = session._ask
+        ask = session._asking.ask
 
         async def again(parts: Any, answer: Any) -> Any:
             first = await ask(parts, answer)
@@ -180,7 +180,7 @@ def test_what_is_asked_again_is_done_once(root: Path) -> None:
                     assert second.flags & m.GradientFlag.REPEATED
             return first
 
-        session._ask = again  # type: ignore[method-assign]
+        session._asking.ask = again  # type: ignore[method-assign]
         rng = np.random.default_rng(4)
         for number in range(1, 4):
             twin.sample(rng.random(64, np.float32), int(rng.integers(10)))
