@@ -25,7 +25,7 @@ from tlc.errors import (
 )
 from tlc_host import messages as m
 from tlc_host.link import Flag, Link, Stream
-from tlc_host.link.frame import parse
+from tlc_host.link.frame import Frame, FrameType, encode, parse
 from tlc_host.session import Session, SmashedReply
 from tlc_host.session.wire import now_ms
 from tlc_host.transports import open_transport
@@ -183,6 +183,81 @@ def test_device_reset_asks_for_a_new_greeting(twin: SmallTwin) -> None:
             hello = await session.greet()
             assert hello.last_step == 0 and hello.samples == 0
             assert np.array_equal((await session.forward(x)).outputs[0], W0)
+
+    run(work)
+
+
+class Forgetful:
+    """A transport on which the device's word that it does not know the session can be made up.
+
+    Attributes:
+        hides: a message type of the host's: the first such message is lost, and with it the session.
+        held: what the device says is kept back.
+        told: types of the host's messages that arrived.
+    """
+
+    name = "forgetful"
+
+    def __init__(self, inner: Any, hides: int = 0) -> None:
+        self.inner = inner
+        self.hides = hides
+        self.held = asyncio.Event()
+        self.held.set()
+        self.told: list[int] = []
+        self.session = 0
+        self.made_up: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def forget(self) -> None:
+        """END, reason UNKNOWN."""
+        self.made_up.put_nowait(encode(Frame(FrameType.END, session=self.session, payload=bytes([0, 1, 1]))))
+
+    async def read(self) -> bytes:
+        said, heard = asyncio.create_task(self.made_up.get()), asyncio.create_task(self._hear())
+        done, waiting = await asyncio.wait({said, heard}, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        return b"".join(task.result() for task in done)
+
+    async def _hear(self) -> bytes:
+        await self.held.wait()
+        return await self.inner.read()
+
+    def write(self, data: bytes) -> None:
+        for wire in data.split(b"\0")[:-1]:
+            frame = parse(wire)
+            assert frame is not None
+            self.session = frame.session or self.session
+            if frame.type == self.hides:
+                self.hides = 0
+                self.forget()
+                continue
+            self.told += [frame.type] * (frame.type >= FrameType.MESSAGE)
+            self.inner.write(wire + b"\0")
+
+    def backlog(self) -> int:
+        return self.inner.backlog()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+@pytest.mark.parametrize("greeted_before", [False, True])
+def test_a_welcome_lost_with_its_session_is_no_reset(twin: SmallTwin, greeted_before: bool) -> None:
+    async def work() -> None:
+        line = Forgetful(await twin.open(), hides=0 if greeted_before else m.Welcome.TYPE)
+
+        async def opener() -> Any:
+            return line
+
+        async with await Session.connect(opener, HASH) as session:
+            reply = await session.forward(np.ones(N, np.int8))
+            if greeted_before:
+                line.hides = m.Welcome.TYPE
+                line.forget()
+                while line.hides:
+                    await asyncio.sleep(0)
+            assert (await session.backward(reply, np.ones(N, np.float32))).samples == 1
+            assert session.counters.sessions == 2 + greeted_before
 
     run(work)
 

@@ -113,7 +113,8 @@ class Greeting:
             )
             return
         crashed = isinstance(asking.reset, DeviceFault)
-        if not crashed and self._token and (hello.boot != self.hello.boot or hello.token != self._token):
+        same = hello.boot == self.hello.boot and hello.token in (self._token, self.hello.token)
+        if not crashed and self._token and not same:  # the last WELCOME may have been lost with its session
             reason = (
                 m.ResetReason(hello.reset).name.lower()
                 if hello.reset in m.ResetReason._value2member_map_
