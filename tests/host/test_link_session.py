@@ -262,6 +262,27 @@ def test_a_welcome_lost_with_its_session_is_no_reset(twin: SmallTwin, greeted_be
     run(work)
 
 
+def test_what_a_device_takes_is_known_between_sessions(twin: SmallTwin) -> None:
+    async def work() -> None:
+        line = Forgetful(await twin.open())
+
+        async def opener() -> Any:
+            return line
+
+        async with await Session.connect(opener, HASH) as session:
+            line.held.clear()
+            line.forget()
+            while session._wire.link.session:
+                await asyncio.sleep(0)
+            writes = asyncio.create_task(session.set_params(W0.tobytes(), step=3))
+            await asyncio.sleep(0)
+            line.held.set()
+            await writes
+            assert line.told.count(m.SetParams.TYPE) == 1
+
+    run(work)
+
+
 def test_second_host_takes_over_and_the_first_is_told(twin: SmallTwin) -> None:
     async def work() -> None:
         pipe = await twin.open()
