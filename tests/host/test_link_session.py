@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from link_twin import HASH, N, Noisy, SmallTwin, build_twin
+from link_twin import HASH, Forgetful, N, Noisy, SmallTwin, build_twin
 
 from tlc.errors import (
     BundleMismatch,
@@ -25,7 +25,7 @@ from tlc.errors import (
 )
 from tlc_host import messages as m
 from tlc_host.link import Flag, Link, Stream
-from tlc_host.link.frame import Frame, FrameType, encode, parse
+from tlc_host.link.frame import parse
 from tlc_host.session import Session, SmashedReply
 from tlc_host.session.wire import now_ms
 from tlc_host.transports import open_transport
@@ -187,60 +187,6 @@ def test_device_reset_asks_for_a_new_greeting(twin: SmallTwin) -> None:
     run(work)
 
 
-class Forgetful:
-    """A transport on which the device's word that it does not know the session can be made up.
-
-    Attributes:
-        hides: a message type of the host's: the first such message is lost, and with it the session.
-        held: what the device says is kept back.
-        told: types of the host's messages that arrived.
-    """
-
-    name = "forgetful"
-
-    def __init__(self, inner: Any, hides: int = 0) -> None:
-        self.inner = inner
-        self.hides = hides
-        self.held = asyncio.Event()
-        self.held.set()
-        self.told: list[int] = []
-        self.session = 0
-        self.made_up: asyncio.Queue[bytes] = asyncio.Queue()
-
-    def forget(self) -> None:
-        """END, reason UNKNOWN."""
-        self.made_up.put_nowait(encode(Frame(FrameType.END, session=self.session, payload=bytes([0, 1, 1]))))
-
-    async def read(self) -> bytes:
-        said, heard = asyncio.create_task(self.made_up.get()), asyncio.create_task(self._hear())
-        done, waiting = await asyncio.wait({said, heard}, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-        return b"".join(task.result() for task in done)
-
-    async def _hear(self) -> bytes:
-        await self.held.wait()
-        return await self.inner.read()
-
-    def write(self, data: bytes) -> None:
-        for wire in data.split(b"\0")[:-1]:
-            frame = parse(wire)
-            assert frame is not None
-            self.session = frame.session or self.session
-            if frame.type == self.hides:
-                self.hides = 0
-                self.forget()
-                continue
-            self.told += [frame.type] * (frame.type >= FrameType.MESSAGE)
-            self.inner.write(wire + b"\0")
-
-    def backlog(self) -> int:
-        return self.inner.backlog()
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-
 @pytest.mark.parametrize("greeted_before", [False, True])
 def test_a_welcome_lost_with_its_session_is_no_reset(twin: SmallTwin, greeted_before: bool) -> None:
     async def work() -> None:
@@ -278,7 +224,7 @@ def test_what_a_device_takes_is_known_between_sessions(twin: SmallTwin) -> None:
             await asyncio.sleep(0)
             line.held.set()
             await writes
-            assert line.told.count(m.SetParams.TYPE) == 1
+            assert [frame.type for frame in line.told].count(m.SetParams.TYPE) == 1
 
     run(work)
 
