@@ -57,14 +57,15 @@ class Settings:
 
 
 class Nonces:
-    """1, 2, 3 ..."""
+    """So far apart that the device, which adds its count of OPENs, never makes the same session number of two: those of a host
+    are random, and two alike one in 2^32."""
 
     def __init__(self) -> None:
         self.last = 0
 
     def __call__(self) -> int:
         self.last += 1
-        return self.last
+        return self.last << 12
 
 
 def fill(count: int, session: int, what: int) -> bytes:

@@ -25,6 +25,7 @@ from typing import Any
 
 import states
 from lesson import Lesson, Now, Plan, State, learned
+from link_world import Nonces
 from states import NOW
 
 from tlc_host import messages as m
@@ -44,7 +45,7 @@ DEVICE = (
 """Sources of the firmware."""
 HASH = bytes([9]) + bytes(31)
 GENERATION = 1 << 20
-FIRST_NONCE, FIRST_TOKEN = 0x60000000, 0x50000000
+FIRST_TOKEN = 0x50000000
 NEVER = 0xFFFFFFFF
 
 
@@ -202,7 +203,8 @@ def _parsed(data: bytes) -> tuple[Hashable, tuple[int, ...]]:
     """The same of a frame."""
     frame = parse(data[:-1])
     assert frame is not None
-    payload, numbers = frame.payload, (frame.session,)
+    payload = frame.payload
+    numbers: tuple[int, ...] = (frame.session,)
     if frame.type in (FrameType.OPEN, FrameType.ACCEPT):
         numbers = (frame.session, int.from_bytes(payload[:4], "little"))
         payload = payload[8:]
@@ -228,11 +230,11 @@ class MessageWorld:
             getattr(library, f"explored_{name}").restype = ctypes.c_uint32
         self.settings = settings
         self.tokens = tokens
-        self.nonces = 0
+        self.nonces = Nonces()
         self.wanted = learned(settings.plan)
         self.memory = ctypes.create_string_buffer(library.explored_bytes() + 16)
         self.at = ctypes.c_void_p((ctypes.addressof(self.memory) + 15) // 16 * 16)
-        self.begin = self.at.value - ctypes.addressof(self.memory)
+        self.begin = (self.at.value or 0) - ctypes.addressof(self.memory)
         self.end = self.begin + library.explored_bytes()
         self.frame = ctypes.create_string_buffer(1024)
         self.offsets = (ctypes.c_uint32 * 64)()
@@ -247,7 +249,7 @@ class MessageWorld:
         self.failed: Exception | None = None
         self._start()
         self.lesson = self._host(State())
-        self.tokens.last, self.nonces = FIRST_TOKEN, FIRST_NONCE
+        self.tokens.last = FIRST_TOKEN
         self.session._asking._next = 1
         self.link.open(NOW)
         self._settle()
@@ -262,12 +264,8 @@ class MessageWorld:
         """The host's end of the link."""
         return self.session._wire.link
 
-    def _nonce(self) -> int:
-        self.nonces += 1
-        return self.nonces
-
     def _new(self) -> Session:
-        link = Link(fragment=128, window=2, max_message=4096, random32=self._nonce)
+        link = Link(fragment=128, window=2, max_message=4096, random32=self.nonces)
         link._polled_ms = NOW
         session = Session(
             _no_transport,
@@ -299,7 +297,7 @@ class MessageWorld:
         session = pickle.dumps(link._session, 5) if link._session else b""
         return (
             self.memory.raw[self.begin : self.end],
-            (self.nonces, self.tokens.last, self.left.all(), self.line.down, self.line.up, self.rule),
+            (self.nonces.last, self.tokens.last, self.left.all(), self.line.down, self.line.up, self.rule),
             (lesson.state, lesson.saved, lesson.rule),
             (asking._next, asking.ready.is_set(), asking.reset, asking.ended, tuple(out)),
             (greets.hello, greets.most_bytes, greets._token, greets._welcome),
@@ -309,7 +307,7 @@ class MessageWorld:
     def load(self, saved: Any) -> None:
         memory, world, known, asked, greeted, under = saved
         ctypes.memmove(self.at, memory, len(memory))
-        self.nonces, self.tokens.last, left, self.line.down, self.line.up, self.rule = world
+        self.nonces.last, self.tokens.last, left, self.line.down, self.line.up, self.rule = world
         self.left = Left(*left)
         session = self._new()
         link, asking, greets = session._wire.link, session._asking, session._greeting
