@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the link carries: ``python benchmarks/link.py [--json] [--seconds N] [uart] [tcp] [fleet] [cost]``.
 
-The devices are the firmware's own device.c and link (``link_device.c``), the host is :class:`tlc_host.session.Session`;
+The devices are the firmware's own device and link (``link_device.c``), the host is :class:`tlc_host.session.Session`;
 between them is a relay that is as slow as the line it stands for. Payload is what a message carries, its header of 16
 bytes and more included; TEST messages go both ways, so that no model's computing is measured.
 
@@ -52,8 +52,8 @@ MARKS = {"uart": 0.96, "tcp": 0.85}
 def build(directory: Path) -> Path:
     """The devices' program, with buffers for eight messages each way."""
     firmware, program = ROOT / "firmware", directory / "link_device"
-    sources = [ROOT / "benchmarks/link_device.c", firmware / "src/device.c", firmware / "src/ctx.c"]
-    for part in ("link", "train", "kernels", "journal", "pack"):
+    sources = [ROOT / "benchmarks/link_device.c", firmware / "src/ctx.c"]
+    for part in ("device", "link", "train", "kernels", "journal", "pack"):
         sources += sorted((firmware / "src" / part).glob("*.c"))
     command = [
         "gcc",

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * link_device.c: devices for benchmarks/link.py: the firmware's own device.c and link over a terminal or over TCP
+ * link_device.c: devices for benchmarks/link.py: the firmware's own device and link over a terminal or over TCP
  * connections, any number in one process, with a model that copies its input. Ends when its standard input closes.
  *
  *     link_device (--tty PATH | --connect PORT [--count N]) [--fragment N] [--window N] [--rate BYTES_PER_SECOND]

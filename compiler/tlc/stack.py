@@ -49,9 +49,9 @@ POINTERS: Mapping[str, tuple[tuple[Origin, str], ...]] = {
     # tlc_tail_t
     "tail_forward": (("model", "tail_forward"),),
     "tail_backward": (("model", "tail_backward"),),
-    # tlc_ctx_t and tlc_link_config_t, as device.c sets them
+    # tlc_ctx_t and tlc_link_config_t, as device/device.c sets them
     "on_layer": (("runtime", "on_layer"),),
-    "place": (("runtime", "place"),),
+    "place": (("runtime", "tlc_device_place"),),
     # tlc_port_t
     "read": (("port", "port_read"),),
     "write": (("port", "port_write"),),

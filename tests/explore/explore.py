@@ -5,7 +5,7 @@
 Every reachable state up to ``--most`` in each case, breadth first. Of the link's two ends, C and Python: no message of another
 session, none twice, none out of order, none damaged; a lone host is never told that it was superseded; and from every state the
 fair continuation, without loss and without resets, comes to one common session in which everything was delivered and
-acknowledged, once. Of messages, between the session and device.c: steps are applied in order, none twice, none left out; device
+acknowledged, once. Of messages, between the session and the device: steps are applied in order, none twice, none left out; device
 and host hold at every step what an undisturbed run has there, bit for bit, and know at which step they are; what was said to be
 saved is there after a reset; nobody is told of a reset that never was; and the fair continuation ends with all steps applied.
 """
@@ -39,7 +39,10 @@ CASES: dict[str, Settings | Messages] = {
     "two steps, resets, journal": Messages(steps=2, batch=2, journal=True, resets=1, cuts=2),
     "a step, loss, a reset and a restart": Messages(loses=True, resets=1, restarts=1),
     "a step, loss, a reset and a restart, journal": Messages(loses=True, journal=True, resets=1, cuts=1, restarts=1),
-    "two steps, all at once": Messages(
+    "two steps at once with their gradients": Messages(
+        steps=2, batch=2, journal=True, together=True, resets=1, cuts=1, silences=1, amid=True
+    ),
+    "two steps, everything": Messages(
         steps=2, batch=2, journal=True, resets=1, cuts=1, restarts=1, silences=1, amid=True, buffers=True
     ),
 }

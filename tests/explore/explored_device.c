@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * explored_device.c: a whole device (device.c, link, journal) as the explorer sees it: memory that can be copied away
+ * explored_device.c: a whole device (with link and journal) as the explorer sees it: memory that can be copied away
  * and back, and flash in it that a reset leaves as it is. Its model is four weights; a step makes of them what tells
  * how many steps there were, in what order, and of which gradients.
  */
@@ -210,7 +210,7 @@ static bool flash_write(void *self, uint8_t slot, uint32_t offset, const uint8_t
 
 /* ---- what behaves alike is made equal ---- */
 
-static bool sends(const tlc_device_t *device, const uint8_t *bytes) {
+static bool sends(const tlc_device_t *device, const void *bytes) {
     for (uint32_t i = 0; i < TLC_LINK_OUTGOING; i++) {
         if (device->link.outgoing[i].used && device->link.outgoing[i].payload == bytes) {
             return true;
@@ -386,9 +386,9 @@ uint32_t explored_names(const world_t *world, uint32_t *at) {
     at[count++] = offset_of(world, &device->token);
     at[count++] = offset_of(world, &device->forward.request);
     at[count++] = offset_of(world, &device->backward);
-    at[count++] = offset_of(world, device->scratch + TLC_HELLO_TOKEN);
-    at[count++] = offset_of(world, device->scratch + TLC_HELLO_FORWARD);
-    at[count++] = offset_of(world, device->scratch + TLC_HELLO_BACKWARD);
+    at[count++] = offset_of(world, (const uint8_t *)device->scratch + TLC_HELLO_TOKEN);
+    at[count++] = offset_of(world, (const uint8_t *)device->scratch + TLC_HELLO_FORWARD);
+    at[count++] = offset_of(world, (const uint8_t *)device->scratch + TLC_HELLO_BACKWARD);
     at[count++] = offset_of(world, link->control);
     if (link->control_count && link->control_type == TLC_MSG_WELCOME) {
         at[count++] = offset_of(world, link->control + TLC_WELCOME_TOKEN);
@@ -398,8 +398,9 @@ uint32_t explored_names(const world_t *world, uint32_t *at) {
     }
     for (uint32_t i = 0; i < TLC_LINK_INCOMING; i++) {
         at[count++] = offset_of(world, link->incoming[i].header);
-        if (link->incoming[i].used && link->incoming[i].type == TLC_MSG_BACKWARD) {
-            at[count++] = offset_of(world, link->incoming[i].header + TLC_BACKWARD_FORWARD);
+        if (link->incoming[i].used &&
+            (link->incoming[i].type == TLC_MSG_BACKWARD || link->incoming[i].type == TLC_MSG_TRAIN)) { /* both at 16 */
+            at[count++] = offset_of(world, link->incoming[i].header + TLC_TRAIN_FORWARD);
         }
     }
     return count;

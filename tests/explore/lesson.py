@@ -42,15 +42,18 @@ class Now(IntEnum):
     GET_PARAMS = 7
     DONE = 8
     SAVE_AGAIN = 9
+    TRAIN = 10
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps, of how many samples, and whether the device has a journal."""
+    """How many steps, of how many samples; whether the device has a journal; whether gradients and steps are handed in
+    together (TRAIN)."""
 
     steps: int
     batch: int
     journal: bool
+    together: bool
 
 
 def sample(step: int, batch: int) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -175,6 +178,11 @@ class Lesson:
             case Now.BACKWARD:
                 reply = SmashedReply(state.passed, (), 0, batch=state.batch)
                 return session.backward(reply, gradient(state.output, step, state.batch), step=step)
+            case Now.TRAIN:
+                reply = SmashedReply(state.passed, (), 0, batch=state.batch)
+                lesson = gradient(state.output, step, state.batch)
+                last = state.batch + 1 == self.plan.batch
+                return session.train(reply, lesson, step if last else None, RATE, save=self.plan.journal)
             case Now.STEP:
                 return session.step(step, RATE, save=self.plan.journal)
             case Now.SAVE | Now.SAVE_AGAIN:
@@ -215,13 +223,16 @@ class Lesson:
                 self.saved = state.kept
                 self._next_step()
             case Now.FORWARD:
-                self._next(Now.BACKWARD, passed=value.request, output=value.outputs[0].tobytes())
+                now = Now.TRAIN if self.plan.together else Now.BACKWARD
+                self._next(now, passed=value.request, output=value.outputs[0].tobytes())
             case Now.BACKWARD:
                 if value.samples != state.batch + 1:
                     self.rule = f"{state.batch + 1} gradients were sent, and {value.samples} are accumulated"
                 more = state.batch + 1 < self.plan.batch
                 self._next(Now.FORWARD if more else Now.STEP, batch=state.batch + more, passed=0, output=b"")
-            case Now.STEP:
+            case Now.TRAIN if state.batch + 1 < self.plan.batch:
+                self._next(Now.FORWARD, batch=state.batch + 1, passed=0, output=b"")
+            case Now.STEP | Now.TRAIN:
                 if value.flags & m.DoneFlag.SAVED:
                     self.saved = step
                 self._next(Now.SAVE if self.plan.journal and self.saved < step else Now.GET_PARAMS)

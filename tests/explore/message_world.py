@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole device (device.c with link and journal) and a whole host (the real :class:`tlc_host.session.Session` over the real
+"""A whole device (firmware/src/device with link and journal) and a whole host (the real :class:`tlc_host.session.Session` over the real
 link), over a line on which anything may happen; for the explorer.
 
 The line holds up to ``room`` frames each way. They arrive in order; each may be lost, where ``loses`` says so. The device may be
@@ -35,7 +35,7 @@ from tlc_host.session import Session, greeting, wire
 from tlc_host.session import session as session_module
 
 DEVICE = (
-    "src/device.c",
+    "src/device/*.c",
     "src/ctx.c",
     "src/link/*.c",
     "src/journal/*.c",
@@ -63,6 +63,7 @@ class Messages:
     loses: bool = False
     patient: bool = True
     journal: bool = False
+    together: bool = False
     resets: int = 0
     cuts: int = 0
     restarts: int = 0
@@ -72,7 +73,7 @@ class Messages:
     @property
     def plan(self) -> Plan:
         """For the application."""
-        return Plan(self.steps, self.batch, self.journal)
+        return Plan(self.steps, self.batch, self.journal, self.together)
 
 
 class Still:
@@ -184,7 +185,7 @@ class Left:
         return self.resets, self.cuts, self.restarts, self.silences, self.breaks, self.boot, self.lives
 
 
-NAMES = {m.Backward.TYPE: (16,), m.Welcome.TYPE: (16,), m.Hello.TYPE: (28, 40, 44)}
+NAMES = {m.Backward.TYPE: (16,), m.Train.TYPE: (16,), m.Welcome.TYPE: (16,), m.Hello.TYPE: (28, 40, 44)}
 """Where messages hold numbers of which only matters which are equal; all do at 0."""
 
 
@@ -218,7 +219,7 @@ def _parsed(data: bytes) -> tuple[Hashable, tuple[int, ...]]:
 
 
 MEANWHILE = ctypes.CFUNCTYPE(None)
-WORK = (m.Forward.TYPE, m.Backward.TYPE)
+WORK = (m.Forward.TYPE, m.Backward.TYPE, m.Train.TYPE)
 
 
 class MessageWorld:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,7 @@ KEPT = Messages(steps=2, journal=True, resets=1, cuts=1)
 @pytest.mark.parametrize(
     "settings",
     [TWICE, KEPT, Messages(steps=2, resets=1, restarts=1), Messages(restarts=1, silences=1, amid=True, buffers=True)],
-    ids=str,
+    ids=["a lost session", "a reset, and power that fails", "a reset and a restart", "a new session amid work"],
 )
 def test_every_state_of_messages(device: ctypes.CDLL, settings: Messages) -> None:
     found = walk(device, settings)
@@ -100,17 +102,29 @@ NO_STEP = "step.step == 0"
 @pytest.mark.parametrize(
     ("settings", "file", "changes", "broken"),
     [
-        (TWICE, "device.c", {"step.step != 0 && step.step <= device->step": NO_STEP}, "STEP failed"),
+        (TWICE, "device/train.c", {"step.step != 0 && step.step <= device->step": NO_STEP}, "STEP failed"),
         (
             TWICE,
-            "device.c",
+            "device/train.c",
             {"step.step != 0 && step.step <= device->step": NO_STEP, "device->ctx.samples == 0": NO_STEP},
             "a step out of order",
         ),
-        (TWICE, "device.c", {"if (of != 0 && of == device->backward) {": "if (of == 0) {"}, "BACKWARD failed"),
+        (TWICE, "device/train.c", {"if (of != 0 && of == device->backward) {": "if (of == 0) {"}, "BACKWARD failed"),
+        (
+            replace(TWICE, together=True),
+            "device/train.c",
+            {"} else if (of != 0 && of == device->backward) {": "} else if (of == 0) {"},
+            "TRAIN failed",
+        ),
         (KEPT, "journal/journal.c", {"return 1u - journal->newest;": "return journal->newest;"}, "step 1 was saved"),
     ],
-    ids=["refuses a step", "applies a step twice", "refuses a gradient", "writes over its newest entry"],
+    ids=[
+        "refuses a step",
+        "applies a step twice",
+        "refuses a gradient",
+        "refuses a lesson",
+        "writes over its newest entry",
+    ],
 )
 def test_a_device_that_breaks_a_rule_is_found(
     tmp_path: Path, settings: Messages, file: str, changes: dict[str, str], broken: str
@@ -120,7 +134,8 @@ def test_a_device_that_breaks_a_rule_is_found(
         assert was in source
         source = source.replace(was, now, 1)
     changed = tmp_path / Path(file).name
-    changed.write_text(source.replace('#include "delta.h"', f'#include "{FIRMWARE}/src/journal/delta.h"'))
+    beside = (FIRMWARE / "src" / file).parent
+    changed.write_text(re.sub(r'#include "(?!tlc/)', f'#include "{beside}/', source))
     found = walk(build(tmp_path, "explored_device", DEVICE, [changed]), settings)
     assert found.broken is not None and broken in found.broken and found.trace, found.broken
 

@@ -41,7 +41,7 @@ HARNESSES = {
     "rows": Harness(("src/pack/*.c",), 19, 420),
     "device": Harness(
         (
-            "src/device.c",
+            "src/device/*.c",
             "src/ctx.c",
             "src/link/*.c",
             "src/journal/*.c",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training over bad lines for a long time: ``python tests/host/link_soak.py [--minutes N] [--twins N] [--seed N]``.
 
-Twins of the small model (the firmware's device.c and link) learn by split learning through :class:`Session`, over lines that
+Twins of the small model (the firmware's device and link) learn by split learning through :class:`Session`, over lines that
 lose, damage and break off. Devices are reset at random; the daemon is killed at random, with all its sessions and without a
 goodbye, and goes on from what it kept. Afterwards quiet twins do the same steps without any of that: the learned tensors of
 every device and of its host half must be the same, bit for bit.

@@ -25,8 +25,8 @@ def build_twin(directory: Path, *flags: str) -> ctypes.CDLL:
     sources = [
         ROOT / "tests/conformance/small_model.c",
         firmware / "ports/twin/twin.c",
-        firmware / "src/device.c",
         firmware / "src/ctx.c",
+        *sorted((firmware / "src/device").glob("*.c")),
         *sorted((firmware / "src/link").glob("*.c")),
         *sorted((firmware / "src/journal").glob("*.c")),
         *sorted((firmware / "src/train").glob("*.c")),

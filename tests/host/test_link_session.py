@@ -187,27 +187,6 @@ def test_device_reset_asks_for_a_new_greeting(twin: SmallTwin) -> None:
     run(work)
 
 
-@pytest.mark.parametrize("greeted_before", [False, True])
-def test_a_welcome_lost_with_its_session_is_no_reset(twin: SmallTwin, greeted_before: bool) -> None:
-    async def work() -> None:
-        line = Forgetful(await twin.open(), hides=0 if greeted_before else m.Welcome.TYPE)
-
-        async def opener() -> Any:
-            return line
-
-        async with await Session.connect(opener, HASH) as session:
-            reply = await session.forward(np.ones(N, np.int8))
-            if greeted_before:
-                line.hides = m.Welcome.TYPE
-                line.forget()
-                while line.hides:
-                    await asyncio.sleep(0)
-            assert (await session.backward(reply, np.ones(N, np.float32))).samples == 1
-            assert session.counters.sessions == 2 + greeted_before
-
-    run(work)
-
-
 def test_what_a_device_takes_is_known_between_sessions(twin: SmallTwin) -> None:
     async def work() -> None:
         line = Forgetful(await twin.open())
@@ -361,6 +340,33 @@ def test_session_resumes_in_the_middle_of_a_request(library: ctypes.CDLL) -> Non
             task.cancel()
             assert session.counters.sessions > 3
             assert got == expected
+
+    run(work)
+
+
+def test_a_welcome_that_was_lost_is_no_reset(library: ctypes.CDLL) -> None:
+    """The session ends between HELLO and WELCOME: the device still has the token of the welcome before."""
+
+    async def work() -> None:
+        twin = SmallTwin(library)
+        async with await Session.connect(twin.open, HASH) as session:
+            reply = await session.forward(np.ones(N, np.int8), step=1)
+            real, lost = session._greeting.take, 0
+
+            def take(message: m.Message) -> bool:
+                nonlocal lost
+                taken = real(message)
+                if isinstance(message, m.Hello) and lost < 3:
+                    lost += 1
+                    session._wire.link.open(now_ms())  # before anything of this turn is said
+                return taken
+
+            session._greeting.take = take  # type: ignore[method-assign]
+            session._wire.link.open(now_ms())
+            session._asking.interrupt()
+            session._wire.flush()
+            done = await session.backward(reply, np.full(N, 0.01, np.float32))
+            assert done.samples == 1 and lost == 3
 
     run(work)
 

@@ -162,7 +162,7 @@ typedef struct tlc_device {
     bool is_first_layer; /* of this pass, so the ticks of it and the ones behind are not counted yet */
     uint64_t layer_start;
     uint32_t log_dropped;
-    uint8_t scratch[TLC_HELLO_BYTES + TLC_HELLO_MAX_NAME];
+    uint32_t scratch[(TLC_HELLO_BYTES + TLC_HELLO_MAX_NAME) / 4u]; /* a message in words, as the wire has them */
     uint8_t log[TLC_DEVICE_LOG_BYTES];
 } tlc_device_t;
 

@@ -83,7 +83,7 @@ TLC_MUST_CHECK tlc_status_t tlc_delta_encode(const tlc_ctx_t *ctx, uint8_t *to, 
  * in flash. */
 TLC_MUST_CHECK tlc_status_t tlc_delta_decode(tlc_ctx_t *ctx, const uint8_t *from, uint32_t bytes);
 
-/* What device.c calls of all this; so a firmware in which nothing learns does not contain it. */
+/* What the device calls of all this; so a firmware in which nothing learns does not contain it. */
 typedef struct {
     tlc_status_t (*journal_load)(tlc_journal_t *journal, tlc_ctx_t *ctx, uint32_t *step);
     tlc_status_t (*journal_save)(tlc_journal_t *journal, const tlc_ctx_t *ctx, uint32_t step);

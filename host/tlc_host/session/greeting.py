@@ -115,8 +115,9 @@ class Greeting:
             )
             return
         crashed = isinstance(asking.reset, DeviceFault)
-        same = hello.boot == self.hello.boot and hello.token in (self._token, self.hello.token)
-        if not crashed and self._token and not same:  # the last WELCOME may have been lost with its session
+        # Our last WELCOME may not have arrived: then it still has the token of the one before.
+        ours = hello.token in (self._token, self.hello.token)
+        if not crashed and self._token and (hello.boot != self.hello.boot or not ours):
             reason = (
                 m.ResetReason(hello.reset).name.lower()
                 if hello.reset in m.ResetReason._value2member_map_
