@@ -35,10 +35,11 @@ CASES: dict[str, Settings | Messages] = {
     "a step, loss": Messages(loses=True, patient=False),
     "two steps, lost sessions": Messages(steps=2, batch=2, silences=2, breaks=1, amid=True),
     "two steps, resets": Messages(steps=2, batch=2, resets=2, silences=1),
+    "two steps, resets, no entropy": Messages(steps=2, batch=2, entropy=False, resets=2, silences=1),
     "two steps, restarts": Messages(steps=2, batch=2, restarts=2, amid=True),
     "two steps, resets, journal": Messages(steps=2, batch=2, journal=True, resets=1, cuts=2),
     "a step, loss, a reset and a restart": Messages(loses=True, resets=1, restarts=1),
-    "a step, loss, a reset and a restart, journal": Messages(loses=True, journal=True, resets=1, cuts=1, restarts=1),
+    "a step, loss, power that fails, a restart": Messages(loses=True, journal=True, cuts=1, restarts=1),
     "two steps at once with their gradients": Messages(
         steps=2, batch=2, journal=True, together=True, resets=1, cuts=1, silences=1, amid=True
     ),

@@ -53,13 +53,15 @@ NEVER = 0xFFFFFFFF
 class Messages:
     """What may happen. ``patient``: nobody's time-out comes while something is on the line. ``cuts``: how often the power may
     fail while the flash is written. ``amid``: a host may begin anew, or give its session up, while the device computes, too.
-    ``buffers``: the device's messages have a place of their own, else they arrive in the arena."""
+    ``buffers``: the device's messages have a place of their own, else they arrive in the arena. ``entropy``: its boots differ in
+    their number."""
 
     steps: int = 1
     batch: int = 1
     room: int = 1
     amid: bool = False
     buffers: bool = False
+    entropy: bool = True
     loses: bool = False
     patient: bool = True
     journal: bool = False
@@ -286,7 +288,7 @@ class MessageWorld:
 
     def _start(self) -> None:
         """The device does."""
-        self.c.explored_start(self.at, self.left.boot)
+        self.c.explored_start(self.at, self.left.boot if self.settings.entropy else 1)
         self._take_sent()
 
     # ---- states ----
@@ -522,7 +524,7 @@ class MessageWorld:
         asking, greets = self.session._asking, self.session._greeting
         boot, told = greets.hello.boot, asking.reset
         self.session._look()
-        if asking.reset is not told and greets.hello.boot == boot:
+        if asking.reset is not told and greets.hello.boot == boot and (self.settings.entropy or self.left.boot == 1):
             self.rule = "the host is told of a reset that never was"
         self.lesson.advance()
 
