@@ -4,7 +4,7 @@
 #   make demo    trains, compiles, boots, infers and learns across an emulated UART
 #   make test    pytest, the C unit tests (plain and under ASan + UBSan), firmware in emulators
 #   make fuzz    ten million executions of the C parsers under libFuzzer, ASan and UBSan
-#   make explore the link's state machines, breadth first, with loss and resets at any point
+#   make explore the link and its messages, breadth first, with loss and resets at any point
 #   make soak    20 minutes of training by 200 twins, with resets of devices and of the daemon
 #   make lint    ruff, mypy, clang-format, cppcheck
 #   make clean   removes what was built; `make distclean` the environment too

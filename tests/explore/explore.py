@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explores the link's two real ends, C and Python, over a line on which everything may happen, with resets of either side:
+"""Explores the real host and device over a line on which everything may happen, with resets of either side:
 ``python tests/explore/explore.py [--most N]``.
 
-Every reachable state up to ``--most`` in each case, breadth first: no message of another session, none twice, none out of order,
-none damaged; a lone host is never told that it was superseded; and from every state the fair continuation, without loss and
-without resets, comes to one common session in which everything was delivered and acknowledged, once.
+Every reachable state up to ``--most`` in each case, breadth first. Of the link's two ends, C and Python: no message of another
+session, none twice, none out of order, none damaged; a lone host is never told that it was superseded; and from every state the
+fair continuation, without loss and without resets, comes to one common session in which everything was delivered and
+acknowledged, once. Of messages, between the session and the device: steps are applied in order, none twice, none left out; device
+and host hold at every step what an undisturbed run has there, bit for bit, and know at which step they are; what was said to be
+saved is there after a reset; nobody is told of a reset that never was; and the fair continuation ends with all steps applied.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ import tempfile
 from pathlib import Path
 
 from link_world import LinkWorld, Settings, build
+from message_world import DEVICE, Messages, MessageWorld, still
 from states import Explored, explore
 
-CASES = {
+CASES: dict[str, Settings | Messages] = {
     "one message, loss": Settings(room=1, resets=0, restarts=0, duplicates=False, host_says=((1, 20),), device_says=()),
     "one message, loss and copies": Settings(room=1, resets=0, restarts=0, host_says=((1, 20),), device_says=()),
     "a reset": Settings(room=1, resets=1, restarts=0, duplicates=False, host_says=((1, 20),), device_says=()),
@@ -28,12 +32,30 @@ CASES = {
     "fragments, both ways": Settings(room=1, resets=0, restarts=0, host_says=((1, 150),), device_says=((1, 150),)),
     "two streams, frames overtake": Settings(room=2, resets=0, restarts=0, duplicates=False),
     "everything": Settings(room=2, resets=1, restarts=1, silences=1),
+    "a step, loss": Messages(loses=True, patient=False),
+    "two steps, lost sessions": Messages(steps=2, batch=2, silences=2, breaks=1, amid=True),
+    "two steps, resets": Messages(steps=2, batch=2, resets=2, silences=1),
+    "two steps, resets, no entropy": Messages(steps=2, batch=2, entropy=False, resets=2, silences=1),
+    "two steps, restarts": Messages(steps=2, batch=2, restarts=2, amid=True),
+    "two steps, resets, journal": Messages(steps=2, batch=2, journal=True, resets=1, cuts=2),
+    "a step, loss, a reset and a restart": Messages(loses=True, resets=1, restarts=1),
+    "a step, loss, power that fails, a restart": Messages(loses=True, journal=True, cuts=1, restarts=1),
+    "two steps at once with their gradients": Messages(
+        steps=2, batch=2, journal=True, together=True, resets=1, cuts=1, silences=1, amid=True
+    ),
+    "two steps, everything": Messages(
+        steps=2, batch=2, journal=True, resets=1, cuts=1, restarts=1, silences=1, amid=True, buffers=True
+    ),
 }
 
 
 def run(name: str, directory: Path, most: int) -> Explored:
     """One case."""
-    return explore(LinkWorld(build(directory, "explored_link", ["src/link/*.c"]), CASES[name]), most)
+    settings = CASES[name]
+    if isinstance(settings, Settings):
+        return explore(LinkWorld(build(directory, "explored_link", ["src/link/*.c"]), settings), most)
+    with still() as tokens:
+        return explore(MessageWorld(build(directory, "explored_device", DEVICE), settings, tokens), most)
 
 
 def main() -> int:

@@ -28,18 +28,17 @@ FIRMWARE = HERE.parents[1] / "firmware"
 STREAMS = (Stream.CONTROL, Stream.BULK, Stream.LOG)
 
 
-def build(directory: Path, name: str, sources: Sequence[str]) -> ctypes.CDLL:
-    """Compiles the device's side as a shared library."""
+def build(directory: Path, name: str, sources: Sequence[str], changed: Sequence[Path] = ()) -> ctypes.CDLL:
+    """Compiles the device's side as a shared library; ``changed``: files in place of the firmware's of the same name."""
     library = directory / f"{name}.so"
+    instead = {path.name: path for path in changed}
     files = [HERE / f"{name}.c", *(path for pattern in sources for path in sorted(FIRMWARE.glob(pattern)))]
-    flags = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    files = [instead.get(path.name, path) for path in files]
+    flags = ["-std=c99", "-O0" if changed else "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     command = ["gcc", *flags, "-I", str(FIRMWARE / "include"), "-o", str(library), *map(str, files)]
     subprocess.run(command, check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.explored_bytes.restype = ctypes.c_size_t
-    loaded.explored_output.restype = ctypes.c_size_t
-    loaded.explored_session.restype = ctypes.c_uint32
-    loaded.explored_names.restype = loaded.explored_seeds.restype = ctypes.c_size_t
     return loaded
 
 
@@ -58,14 +57,15 @@ class Settings:
 
 
 class Nonces:
-    """1, 2, 3 ..."""
+    """So far apart that the device, which adds its count of OPENs, never makes the same session number of two: those of a host
+    are random, and two alike one in 2^32."""
 
     def __init__(self) -> None:
         self.last = 0
 
     def __call__(self) -> int:
         self.last += 1
-        return self.last
+        return self.last << 12
 
 
 def fill(count: int, session: int, what: int) -> bytes:
@@ -113,6 +113,9 @@ class LinkWorld:
 
     def __init__(self, library: ctypes.CDLL, settings: Settings) -> None:
         self.c = library
+        for name in ("output", "names", "seeds"):
+            getattr(library, f"explored_{name}").restype = ctypes.c_size_t
+        library.explored_session.restype = ctypes.c_uint32
         self.settings = settings
         self.memory = ctypes.create_string_buffer(library.explored_bytes() + 16)
         self.at = ctypes.c_void_p((ctypes.addressof(self.memory) + 15) // 16 * 16)

@@ -8,8 +8,10 @@ import ctypes
 import random
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tlc.errors import LinkError
+from tlc_host.link.frame import Frame, FrameType, encode, parse
 from tlc_host.transports.memory import MemoryTransport
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,3 +109,57 @@ class Noisy:
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+class Forgetful:
+    """A transport on which the device's word that it does not know the session can be made up.
+
+    Attributes:
+        hides: a message type of the host's: the first such message is lost, and with it the session.
+        held: what the device says is kept back.
+        told: frames with the host's messages, also the one that was lost.
+    """
+
+    name = "forgetful"
+
+    def __init__(self, inner: Any, hides: int = 0) -> None:
+        self.inner = inner
+        self.hides = hides
+        self.held = asyncio.Event()
+        self.held.set()
+        self.told: list[Frame] = []
+        self.session = 0
+        self.made_up: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def forget(self) -> None:
+        """END, reason UNKNOWN."""
+        self.made_up.put_nowait(encode(Frame(FrameType.END, session=self.session, payload=bytes([0, 1, 1]))))
+
+    async def read(self) -> bytes:
+        said, heard = asyncio.create_task(self.made_up.get()), asyncio.create_task(self._hear())
+        done, waiting = await asyncio.wait({said, heard}, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        return b"".join(task.result() for task in done)
+
+    async def _hear(self) -> bytes:
+        await self.held.wait()
+        return await self.inner.read()
+
+    def write(self, data: bytes) -> None:
+        for wire in data.split(b"\0")[:-1]:
+            frame = parse(wire)
+            assert frame is not None
+            self.session = frame.session or self.session
+            self.told += [frame] * (frame.type >= FrameType.MESSAGE)
+            if frame.type == self.hides:
+                self.hides = 0
+                self.forget()
+                continue
+            self.inner.write(wire + b"\0")
+
+    def backlog(self) -> int:
+        return self.inner.backlog()
+
+    async def close(self) -> None:
+        await self.inner.close()

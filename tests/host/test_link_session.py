@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from link_twin import HASH, N, Noisy, SmallTwin, build_twin
+from link_twin import HASH, Forgetful, N, Noisy, SmallTwin, build_twin
 
 from tlc.errors import (
     BundleMismatch,
@@ -183,6 +183,27 @@ def test_device_reset_asks_for_a_new_greeting(twin: SmallTwin) -> None:
             hello = await session.greet()
             assert hello.last_step == 0 and hello.samples == 0
             assert np.array_equal((await session.forward(x)).outputs[0], W0)
+
+    run(work)
+
+
+def test_what_a_device_takes_is_known_between_sessions(twin: SmallTwin) -> None:
+    async def work() -> None:
+        line = Forgetful(await twin.open())
+
+        async def opener() -> Any:
+            return line
+
+        async with await Session.connect(opener, HASH) as session:
+            line.held.clear()
+            line.forget()
+            while session._wire.link.session:
+                await asyncio.sleep(0)
+            writes = asyncio.create_task(session.set_params(W0.tobytes(), step=3))
+            await asyncio.sleep(0)
+            line.held.set()
+            await writes
+            assert [frame.type for frame in line.told].count(m.SetParams.TYPE) == 1
 
     run(work)
 

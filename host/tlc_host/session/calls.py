@@ -31,5 +31,5 @@ class Calls:
 
     @property
     def most_bytes(self) -> int:
-        """Largest bulk message that the device takes; 0 while there is no session."""
-        return self._wire.link.peer_max_message
+        """Largest bulk message that the device takes, as of its last greeting: between two sessions, too."""
+        return self._greeting.most_bytes

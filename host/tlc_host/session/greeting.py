@@ -28,12 +28,14 @@ class Greeting:
 
     Attributes:
         hello: what the device last said of itself.
+        most_bytes: largest bulk message that it then took; 0: it has said nothing yet.
     """
 
     def __init__(
         self, wire: Wire, asking: Asking, bundle_hash: bytes, cut: int | None, log: Callable[[int, str], None]
     ) -> None:
         self.hello = m.Hello()
+        self.most_bytes = 0
         self.cut = cut
         self._wire = wire
         self._asking = asking
@@ -129,6 +131,7 @@ class Greeting:
                 )
             )
         self.hello = hello
+        self.most_bytes = self._wire.link.peer_max_message
         self._token = secrets.randbelow(0xFFFFFFFF) + 1
         if self.cut is not None:
             self._selects = asking.number()
