@@ -166,7 +166,9 @@ def test_running_never_exceeds_the_bound(make: Callable[..., Path], board: str, 
     used = asyncio.run(exercise(directory))
     assert stack.bytes is not None
     assert used <= stack.bytes <= 2048
-    assert used >= 0.6 * stack.bytes  # the bound is near, too; the deepest way sends a new frame before a long computation
+    assert (
+        used >= 0.6 * stack.bytes
+    )  # the bound is near, too; the deepest way sends a new frame before a long computation
     assert stack.path[0][0] in ("tlc_reset", "tlc_start")
 
 
