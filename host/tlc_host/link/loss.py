@@ -74,7 +74,8 @@ def find_lost(session: LinkSession, now: float) -> None:
     if now >= base + rto(session, now):
         heard = session.heard_ms > base
         again = waiting[: 1 if session.lossy else 2]  # two probes: one may be lost again
-        if waiting[0].message.stream == Stream.CONTROL:  # the device takes them in order: it has refused the others
+        if waiting[0].message.stream == Stream.CONTROL and session.backoff <= HEARD_BACKOFF:
+            # The device takes them in order: it has refused the others.
             again = [sent for sent in waiting if sent.message.stream == Stream.CONTROL]
         for sent in again:
             # There may have been a pause, for which the fragment size is not to pay, or the round trip has grown.
